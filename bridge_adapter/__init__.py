@@ -1,0 +1,1 @@
+"""An OpenAI ChatCompletions service in front of any Truss. Never imports torch, transformers or truss_model."""

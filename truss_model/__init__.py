@@ -1,0 +1,1 @@
+"""Mistral-7B as a Truss model: continuous batching over the transformers model, streamed to many callers at once."""

@@ -1,0 +1,47 @@
+"""What one request asks of the engine: how to sample, when to stop."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+class TokenConstraint(Protocol):
+    """A grammar over token ids with the state of one row. Called on the engine thread only; must not block."""
+
+    def fill(self, words: npt.NDArray[np.int32]) -> None:
+        """Write the mask of the next token into `words`, int32 [ceil(vocab/32)]; bit i%32 of word i//32 allows token i."""
+
+    def accept(self, token_id: int) -> None:
+        """Advance by a token that the last mask allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """Sampling and stopping of every row of a request. Ranges are checked where the body is parsed, not here.
+
+    temperature 0 or top_k 1 is greedy. top_k 0 is off. Penalties are OpenAI's (presence, frequency: over generated
+    tokens) and HF's (repetition: over prompt and generated tokens). `top_logprobs` None: no logprobs; 0..20: the chosen
+    token's and so many alternatives, all of the model's own distribution, before penalties, bias, temperature and masks.
+    """
+
+    max_tokens: int = 16
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    top_logprobs: int | None = None
+    constraint: Callable[[], TokenConstraint] | None = None
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0 or self.top_k == 1
