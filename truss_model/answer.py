@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from truss_model.engine.generation import FinishReason, TokenLogprob
-from truss_model.prompt import ChatTokenizer
+from truss_model.prompt import NO_TOOLS, ChatTokenizer
+from truss_model.tools import ToolUse
 
 AnswerFinish = Literal["stop", "length", "tool_calls"]
 
@@ -43,7 +44,7 @@ Delta = TextDelta | ToolCallDelta
 class Answer:
     """The state of one row. Feed what the engine delivers; call `finish` once, at the row's end or when `stopped`.
 
-    tools: the request has tools that may be called, so calls are looked for in what is generated.
+    tools: calls are looked for in what is generated if any tool is callable.
     continues_text: the prompt ends in text (raw prompt, continued message), so a first leading space is text.
     `stopped`: a stop string was met, or the only allowed call is complete: cancel the row, feed nothing more.
     """
@@ -55,8 +56,7 @@ class Answer:
         tokenizer: ChatTokenizer,
         *,
         stop: Sequence[str] = (),
-        tools: bool = False,
-        parallel_tool_calls: bool = True,
+        tools: ToolUse = NO_TOOLS,
         continues_text: bool = False,
         new_call_id: Callable[[], str] | None = None,
     ) -> None:

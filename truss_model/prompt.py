@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from truss_model.tool_calls import ToolFormat
+from truss_model.tools import ToolUse
 from truss_model.vocabulary import Vocabulary
+
+NO_TOOLS = ToolUse()
 
 
 class ChatTokenizer(Protocol):
@@ -33,18 +36,18 @@ class ChatTokenizer(Protocol):
     def encode_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] = (),
+        tools: ToolUse = NO_TOOLS,
         *,
         continue_final_message: bool = False,
     ) -> list[int]:
-        """Encode OpenAI messages, and the OpenAI tools that the model is to see, up to where the answer begins.
+        """Encode OpenAI messages, and the tools that the model is shown, up to where the answer begins.
 
         `continue_final_message`, or `"prefix": true` in a last assistant message: the answer goes on with its text.
-        Raises RequestError with `param` naming the field, e.g. `messages[1].content[0]`.
+        Checks the messages itself: RequestError with `param` naming the field, e.g. `messages[1].content[0]`.
         """
 
     def encode_text(self, text: str) -> list[int]:
-        """Encode the wire's `prompt` string as the vendor encodes plain text, with its begin-of-sequence token if any."""
+        """Encode the wire's `prompt` string as the vendor encodes plain text, with its begin-of-sequence token."""
 
 
 def load_tokenizer(folder: Path) -> ChatTokenizer:
