@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from truss_model.engine.generation import FinishReason, TokenLogprob
-from truss_model.prompt import NO_TOOLS, ChatTokenizer
-from truss_model.tools import ToolUse
+from truss_model.prompt import ChatTokenizer
+from truss_model.tools import NO_TOOLS, ToolUse
 
 AnswerFinish = Literal["stop", "length", "tool_calls"]
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from truss_model.engine.params import TokenConstraint
-from truss_model.prompt import NO_TOOLS, ChatTokenizer
-from truss_model.tools import ToolUse
+from truss_model.prompt import ChatTokenizer
+from truss_model.tools import NO_TOOLS, ToolUse
 
 
 class GrammarCompiler:

@@ -3,15 +3,15 @@
 Text that a caller wrote never becomes a control token, whatever it spells.
 """
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from truss_model.errors import LoadError
+from truss_model.mistral_tokenizer import MistralTokenizer
+from truss_model.template_tokenizer import TemplateTokenizer
 from truss_model.tool_calls import ToolFormat
-from truss_model.tools import ToolUse
+from truss_model.tools import NO_TOOLS, ToolUse
 from truss_model.vocabulary import Vocabulary
-
-NO_TOOLS = ToolUse()
 
 
 class ChatTokenizer(Protocol):
@@ -35,7 +35,7 @@ class ChatTokenizer(Protocol):
 
     def encode_chat(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: object,
         tools: ToolUse = NO_TOOLS,
         *,
         continue_final_message: bool = False,
@@ -46,13 +46,24 @@ class ChatTokenizer(Protocol):
         Checks the messages itself: RequestError with `param` naming the field, e.g. `messages[1].content[0]`.
         """
 
+    def encode_ordinary(self, text: str) -> list[int]:
+        """The ids whose bytes are `text`, as within an answer: no begin-of-sequence token, no leading space."""
+
     def encode_text(self, text: str) -> list[int]:
         """Encode the wire's `prompt` string as the vendor encodes plain text, with its begin-of-sequence token."""
 
 
 def load_tokenizer(folder: Path) -> ChatTokenizer:
-    """Load the tokenizer in `folder`: tekken.json, tokenizer.model.vN, tokenizer.model (v1), else tokenizer.json.
+    """Load the tokenizer in `folder`: tekken.json, tokenizer.model.vN, tokenizer.json, tokenizer.model (v1).
 
     Raises LoadError naming what is missing. Takes up to some seconds.
     """
-    raise NotImplementedError
+    mistral = [folder / "tekken.json", *sorted(folder.glob("*.model.v*"), reverse=True)]
+    for file in mistral:
+        if file.is_file():
+            return MistralTokenizer(file)
+    if (folder / "tokenizer.json").is_file():
+        return TemplateTokenizer(folder)
+    if (folder / "tokenizer.model").is_file():
+        return MistralTokenizer(folder / "tokenizer.model")
+    raise LoadError(f"No tokenizer in {folder}: expected tekken.json, tokenizer.model.vN or tokenizer.json.")

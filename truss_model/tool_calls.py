@@ -1,11 +1,22 @@
 """Pure machines: the text a model generates -> content and tool calls, as they are made. Knows no ids but its own."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
-class ToolFormat(StrEnum):
+class ToolStyle(StrEnum):
     """How a model family writes its calls."""
 
     MISTRAL_LIST = "mistral_list"  # v2 to v7: [TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...]
     MISTRAL_ARGS = "mistral_args"  # v11 and up: [TOOL_CALLS]name[ARGS]{...}[TOOL_CALLS]...
     HERMES = "hermes"  # <tool_call>{"name": ..., "arguments": {...}}</tool_call>
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFormat:
+    """The style, and the ids of the control tokens it is made of (Mistral's only)."""
+
+    style: ToolStyle
+    calls_id: int | None = None  # [TOOL_CALLS]
+    args_id: int | None = None  # [ARGS]
+    call_id_id: int | None = None  # [CALL_ID], v11's, between the name and [ARGS]

@@ -35,6 +35,9 @@ class ToolUse:
     parallel: bool = True
 
 
+NO_TOOLS = ToolUse()
+
+
 def parse_tool_use(
     tools: object = None, tool_choice: object = None, parallel_tool_calls: bool | None = None
 ) -> ToolUse:
