@@ -1,6 +1,6 @@
 """The body of a predict call -> PredictRequest, or RequestError naming the field.
 
-Checks every field by itself and against the others. Messages and tools are checked where they are encoded.
+Checks every field by itself and against the others; what stands inside a message is checked where it is encoded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from truss_model.fields import (
     wrong_type,
     wrong_value,
 )
-from truss_model.tool_choice import ToolRequest, parse_tool_request
+from truss_model.tools import ToolUse, parse_tool_use
 
 INT64 = 2**63
 
@@ -46,7 +46,7 @@ class PredictRequest:
     stop: tuple[str, ...] = ()
     stream: bool = False
     continue_final_message: bool = False
-    tools: ToolRequest = field(default_factory=ToolRequest)
+    tools: ToolUse = field(default_factory=ToolUse)
     response_format: Mapping[str, Any] | None = None
 
     @property
@@ -83,7 +83,7 @@ def parse_request(body: object, limits: RequestLimits) -> PredictRequest:
         stop=_stop(fields),
         stream=_boolean(fields, "stream"),
         continue_final_message=_boolean(fields, "continue_final_message"),
-        tools=parse_tool_request(fields),
+        tools=_tools(fields),
         response_format=_response_format(fields),
     )
 
@@ -184,6 +184,17 @@ def _stop(fields: Mapping[str, Any]) -> tuple[str, ...]:
         if check_text(value, name) == "":
             raise wrong_value(name, "an empty string can stop nothing.")
     return tuple(given)
+
+
+def _tools(fields: Mapping[str, Any]) -> ToolUse:
+    parallel = fields.get("parallel_tool_calls")
+    if parallel is not None and not isinstance(parallel, bool):
+        raise wrong_type("parallel_tool_calls", "a boolean", parallel)
+    if parallel is not None and "tools" not in fields:
+        raise wrong_value("parallel_tool_calls", "it is only allowed when 'tools' are given.")
+    if "tools" in fields:
+        check_array(fields["tools"], "tools", "objects", shortest=1, longest=128)
+    return parse_tool_use(fields.get("tools"), fields.get("tool_choice"), parallel)
 
 
 def _response_format(fields: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -24,7 +24,7 @@ TINY = MistralConfig(
     head_dim=16,
     sliding_window=None,
     max_position_embeddings=2048,
-    rope_theta=1_000_000.0,
+    rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
     bos_token_id=1,
     eos_token_id=2,
 )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from truss_model.engine.params import SamplingParams
 from truss_model.errors import RequestError
 from truss_model.request import FIELDS, PredictRequest, RequestLimits, parse_request
-from truss_model.tool_choice import ToolRequest
+from truss_model.tools import FunctionTool, ToolUse
 
 LIMITS = RequestLimits(vocab_size=1000, maximum_max_tokens=500)
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -32,6 +32,7 @@ def test_the_least_request() -> None:
 
 def test_every_field() -> None:
     tools = [tool("a"), tool("b")]
+    shown = [FunctionTool(name, parameters={"type": "object"}, path=f"tools[{i}]") for i, name in enumerate("ab")]
     schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
     request = parse(
         max_tokens=9,
@@ -79,7 +80,7 @@ def test_every_field() -> None:
         stop=("a", "b"),
         stream=True,
         continue_final_message=True,
-        tools=ToolRequest(tuple(tools), "required", False, tuple(tools)),
+        tools=ToolUse(shown, shown, "required", parallel=False),
         response_format=schema,
     )
 
@@ -101,7 +102,7 @@ def test_other_names_and_forms() -> None:
     assert parse(logprobs=True).sampling.top_logprobs == 0
     assert parse(logprobs=False).sampling.top_logprobs is None
     assert parse(response_format={"type": "text"}).response_format is None
-    assert parse(tool_choice="none").tools == ToolRequest()
+    assert parse(tool_choice="none").tools == ToolUse()
 
 
 def test_an_answer_goes_on_with_the_callers_text() -> None:
@@ -110,22 +111,6 @@ def test_an_answer_goes_on_with_the_callers_text() -> None:
     assert parse_request({"messages": prefix}, LIMITS).continues_text
     assert parse(continue_final_message=True).continues_text
     assert not parse().continues_text
-
-
-@pytest.mark.parametrize(
-    ("choice", "visible"),
-    [
-        (None, ["a", "b", "c"]),
-        ("auto", ["a", "b", "c"]),
-        ("none", []),
-        (named("b"), ["a", "b", "c"]),
-        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [named("c"), named("a")]}}, ["a", "c"]),
-    ],
-)
-def test_the_tools_that_the_model_is_told_of(choice: Any, visible: list[str]) -> None:
-    tools = parse(tools=[tool("a"), tool("b"), tool("c")], tool_choice=choice).tools
-    assert [item["function"]["name"] for item in tools.visible] == visible
-    assert tools.choice == (choice or "auto")
 
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
@@ -199,32 +184,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"tool_choice": "auto"}, "tool_choice", "invalid_value"),
     ({"parallel_tool_calls": True}, "parallel_tool_calls", "invalid_value"),
     ({"tools": [tool("a")], "parallel_tool_calls": "x"}, "parallel_tool_calls", "invalid_type"),
+    ({"tools": [tool("a"), tool("a")]}, "tools[1].function.name", "invalid_value"),
     ({"tools": [tool("a")], "tool_choice": "any"}, "tool_choice", "invalid_value"),
-    ({"tools": [tool("a")], "tool_choice": 1}, "tool_choice", "invalid_type"),
-    ({"tools": [tool("a")], "tool_choice": {}}, "tool_choice.type", "missing_required_parameter"),
-    ({"tools": [tool("a")], "tool_choice": {"type": "custom"}}, "tool_choice.type", "invalid_value"),
     ({"tools": [tool("a")], "tool_choice": named("b")}, "tool_choice", "invalid_value"),
-    (
-        {"tools": [tool("a")], "tool_choice": {"type": "function"}},
-        "tool_choice.function.name",
-        "missing_required_parameter",
-    ),
-    ({"tools": [tool("a")], "tool_choice": {**named("a"), "x": 1}}, "tool_choice.x", "unknown_parameter"),
-    (
-        {"tools": [tool("a")], "tool_choice": {"type": "allowed_tools"}},
-        "tool_choice.allowed_tools",
-        "missing_required_parameter",
-    ),
-    (
-        {"tools": [tool("a")], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "x"}}},
-        "tool_choice.allowed_tools.mode",
-        "invalid_value",
-    ),
-    (
-        {"tools": [tool("a")], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}},
-        "tool_choice.allowed_tools.tools",
-        "invalid_type",
-    ),
 ]
 
 
