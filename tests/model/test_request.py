@@ -179,7 +179,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"response_format": {"type": "json_schema", "json_schema": 1}}, "response_format.json_schema", "invalid_type"),
     ({"tools": {}}, "tools", "invalid_type"),
     ({"tools": []}, "tools", "empty_array"),
-    ({"tools": ["a"]}, "tools[0]", "invalid_type"),
+    ({"tools": ["a"]}, "tools[0]", "invalid_value"),
     ({"tools": [tool(f"t{i}") for i in range(129)]}, "tools", "array_above_max_length"),
     ({"tool_choice": "auto"}, "tool_choice", "invalid_value"),
     ({"parallel_tool_calls": True}, "parallel_tool_calls", "invalid_value"),
