@@ -1,0 +1,40 @@
+/** Where conversations are kept: IndexedDB, in this browser alone. Knows records by their id, not what is in them. */
+const NAME = "truss-openai-bridge";
+const STORE = "conversations";
+
+export class Library {
+  #database = null;
+
+  static async open() {
+    const library = new Library();
+    const opening = indexedDB.open(NAME, 1);
+    opening.onupgradeneeded = () => opening.result.createObjectStore(STORE, { keyPath: "id" });
+    library.#database = await settled(opening);
+    return library;
+  }
+
+  /** Every record, last changed first. */
+  async all() {
+    const records = await settled(this.#store("readonly").getAll());
+    return records.sort((a, b) => b.updatedAt - a.updatedAt);
+  }
+
+  put(record) {
+    return settled(this.#store("readwrite").put(record));
+  }
+
+  delete(id) {
+    return settled(this.#store("readwrite").delete(id));
+  }
+
+  #store(mode) {
+    return this.#database.transaction(STORE, mode).objectStore(STORE);
+  }
+}
+
+function settled(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}
