@@ -1,4 +1,4 @@
-"""A request's side of the engine: an async stream of token ids, delivered once a step, merged while the reader is slow."""
+"""A request's side of the engine: an async stream of token ids, delivered once a step, merged for slow readers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

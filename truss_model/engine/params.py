@@ -12,7 +12,7 @@ class TokenConstraint(Protocol):
     """A grammar over token ids with the state of one row. Called on the engine thread only; must not block."""
 
     def fill(self, words: npt.NDArray[np.int32]) -> None:
-        """Write the mask of the next token into `words`, int32 [ceil(vocab/32)]; bit i%32 of word i//32 allows token i."""
+        """Write the next token's mask into `words`, int32 [ceil(vocab/32)]: bit i%32 of word i//32 allows token i."""
 
     def accept(self, token_id: int) -> None:
         """Advance by a token that the last mask allowed."""
@@ -23,8 +23,9 @@ class SamplingParams:
     """Sampling and stopping of every row of a request. Ranges are checked where the body is parsed, not here.
 
     temperature 0 or top_k 1 is greedy. top_k 0 is off. Penalties are OpenAI's (presence, frequency: over generated
-    tokens) and HF's (repetition: over prompt and generated tokens). `top_logprobs` None: no logprobs; 0..20: the chosen
-    token's and so many alternatives, all of the model's own distribution, before penalties, bias, temperature and masks.
+    tokens) and HF's (repetition: over prompt and generated tokens). `top_logprobs` None: no logprobs; 0..20: the
+    chosen token's and so many alternatives, of the model's own distribution, before penalties, bias, temperature and
+    masks.
     """
 
     max_tokens: int = 16

@@ -1,0 +1,77 @@
+"""Builds kernels.c for this very machine, once, into a cache folder. Knows the C signatures and nothing of models."""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("kernels.c")
+FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC")
+
+_pointer, _long, _float, _int = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
+SIGNATURES: dict[str, tuple[object, ...]] = {
+    "linear": (_pointer, _pointer, _pointer, _long, _long, _long, _int),
+    "rms_norm": (_pointer, _pointer, _pointer, _long, _long, _float),
+    "silu_mul": (_pointer, _pointer, _long, _long),
+    "rope_append": (_pointer,) * 6 + (_long,) * 4,
+    "paged_attention": (_pointer,) * 7 + (_long,) * 5 + (_float, _long),
+}
+
+
+@functools.cache
+def kernels() -> ctypes.CDLL | None:
+    """The compiled kernels, or None (logged once) where there is no C compiler or the build fails."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        logger.warning("No C compiler found: the CPU path falls back to torch operators, which are about half as fast.")
+        return None
+    try:
+        library = ctypes.CDLL(str(_build(compiler)))
+    except (OSError, subprocess.CalledProcessError) as error:
+        detail = getattr(error, "stderr", "") or str(error)
+        logger.warning("Building the CPU kernels failed, torch operators are used instead: %s", detail[-2000:])
+        return None
+    for name, arguments in SIGNATURES.items():
+        getattr(library, name).argtypes = arguments
+    return library
+
+
+def _build(compiler: str) -> Path:
+    source = SOURCE.read_bytes()
+    machine = f"{platform.machine()} {_cpu_flags()} {compiler} {FLAGS}"
+    name = hashlib.sha256(source + machine.encode()).hexdigest()[:16]
+    target = _cache_folder() / f"kernels-{name}.so"
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            built = Path(scratch) / target.name
+            command = [compiler, *FLAGS, "-o", str(built), str(SOURCE), "-lm"]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            built.replace(target)
+    return target
+
+
+def _cache_folder() -> Path:
+    """The user's cache; a fresh temporary folder where that cannot be written (a read-only container)."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "truss-openai-bridge"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="truss-openai-bridge-"))
+
+
+def _cpu_flags() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -1,0 +1,135 @@
+"""Modules that take the place of a Llama-family model's linear layers, norms, MLP and attention on the CPU.
+
+Same arithmetic as transformers' own modules, over packed weights and with the C kernels; the model's forward stays.
+"""
+
+import ctypes
+from typing import Literal, cast
+
+import torch
+from torch import nn
+
+from truss_model.engine.attention import PagedKV
+from truss_model.engine.batch import StepBatch
+
+TILE = 16
+WeightType = Literal["float32", "bfloat16"]
+
+
+class PackedLinear(nn.Module):
+    """y = x W^T over weights packed for the kernels; float32 in and out, weights kept in float32 or bfloat16."""
+
+    def __init__(self, library: ctypes.CDLL, linears: list[nn.Linear], weights: WeightType) -> None:
+        super().__init__()
+        self._library = library
+        self._bfloat16 = weights == "bfloat16"
+        self.inputs = linears[0].in_features
+        self.outputs = sum(linear.out_features for linear in linears)
+        self.register_buffer("packed", _pack([linear.weight for linear in linears], self._bfloat16), persistent=False)
+        self._pointer = cast(torch.Tensor, self.packed).data_ptr()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.contiguous()
+        rows = x.numel() // self.inputs
+        y = torch.empty(*x.shape[:-1], self.outputs)
+        self._library.linear(
+            x.data_ptr(), self._pointer, y.data_ptr(), rows, self.inputs, self.outputs, self._bfloat16
+        )
+        return y
+
+
+class KernelRMSNorm(nn.Module):
+    def __init__(self, library: ctypes.CDLL, norm: nn.Module) -> None:
+        super().__init__()
+        self._library = library
+        self.weight = nn.Parameter(cast(torch.Tensor, norm.weight).detach().float().contiguous(), requires_grad=False)
+        self.eps = cast(float, norm.variance_epsilon)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        size = self.weight.numel()
+        self._library.rms_norm(x.data_ptr(), self.weight.data_ptr(), y.data_ptr(), x.numel() // size, size, self.eps)
+        return y
+
+
+class PackedMLP(nn.Module):
+    """SiLU-gated MLP with gate and up in one product."""
+
+    def __init__(self, library: ctypes.CDLL, mlp: nn.Module, weights: WeightType) -> None:
+        super().__init__()
+        self._library = library
+        self.gate_up = PackedLinear(library, [cast(nn.Linear, mlp.gate_proj), cast(nn.Linear, mlp.up_proj)], weights)
+        self.down = PackedLinear(library, [cast(nn.Linear, mlp.down_proj)], weights)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate_up = self.gate_up(x)
+        inner = torch.empty(*x.shape[:-1], self.down.inputs)
+        rows = inner.numel() // self.down.inputs
+        self._library.silu_mul(gate_up.data_ptr(), inner.data_ptr(), rows, self.down.inputs)
+        return cast(torch.Tensor, self.down(inner))
+
+
+class PackedSelfAttention(nn.Module):
+    """Attention of one layer over the pages: one product for q, k and v, rotary and append in one pass."""
+
+    def __init__(self, library: ctypes.CDLL, attention: nn.Module, kv: PagedKV, weights: WeightType) -> None:
+        super().__init__()
+        self._library = library
+        config = cast(object, attention.config)
+        self.heads = cast(int, config.num_attention_heads)  # type: ignore[attr-defined]
+        self.kv_heads = cast(int, config.num_key_value_heads)  # type: ignore[attr-defined]
+        self.head_dim = cast(int, attention.head_dim)
+        self.scaling = cast(float, attention.scaling)
+        self.window = cast("int | None", getattr(config, "sliding_window", None)) or 0
+        projections = [cast(nn.Linear, getattr(attention, name)) for name in ("q_proj", "k_proj", "v_proj")]
+        self.qkv = PackedLinear(library, projections, weights)
+        self.o = PackedLinear(library, [cast(nn.Linear, attention.o_proj)], weights)
+        layer = cast(int, attention.layer_idx)
+        self._keys, self._values = kv.keys[layer].data_ptr(), kv.values[layer].data_ptr()
+        self._kv = kv
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        batch: StepBatch,
+        **_: object,
+    ) -> tuple[torch.Tensor, None]:
+        cos, sin = position_embeddings
+        qkv = self.qkv(hidden_states)
+        total = batch.slots.numel()
+        shape = self.heads, self.kv_heads, self.head_dim
+        self._library.rope_append(
+            qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), batch.slots.data_ptr(), self._keys, self._values,
+            total, *shape,
+        )  # fmt: skip
+        out = torch.empty(1, total, self.heads * self.head_dim)
+        rows, width = batch.tables.shape
+        failed = self._library.paged_attention(
+            qkv.data_ptr(), out.data_ptr(), self._keys, self._values, batch.tables.data_ptr(), batch.starts.data_ptr(),
+            batch.contexts.data_ptr(), rows, width, *shape, self.scaling, self.window,
+        )  # fmt: skip
+        if failed:
+            raise MemoryError("no memory for the attention scores")
+        return cast(torch.Tensor, self.o(out)), None
+
+
+def _pack(weights: list[torch.Tensor], bfloat16: bool) -> torch.Tensor:
+    """[N, K] -> [N/16, K, 16] float32, or [N/16, K/2, 16, 2] bfloat16."""
+    joined = torch.cat([weight.detach() for weight in weights])
+    outputs, inputs = joined.shape
+    if bfloat16:
+        return joined.to(torch.bfloat16).view(outputs // TILE, TILE, inputs // 2, 2).transpose(1, 2).contiguous()
+    return joined.float().view(outputs // TILE, TILE, inputs).transpose(1, 2).contiguous()
+
+
+def packable(linear: nn.Module) -> bool:
+    """Whether a layer fits the kernels: a plain linear layer without bias, whole tiles, an even number of inputs."""
+    return (
+        type(linear) is nn.Linear
+        and linear.bias is None
+        and linear.out_features % TILE == 0
+        and linear.in_features % 2 == 0
+        and linear.weight.device.type == "cpu"
+    )

@@ -1,0 +1,303 @@
+"""Engine: one thread, one loop (admit, plan, step, emit). Token ids in, token ids out; knows no text, no HTTP.
+
+The event loop talks to it through one thread-safe queue of commands; what a step made goes back with one call a step.
+"""
+
+import asyncio
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from truss_model.engine.delivery import Delivery
+from truss_model.engine.generation import Generation, TokenOutput
+from truss_model.engine.kv_cache import PagePool
+from truss_model.engine.limits import Limits, limits
+from truss_model.engine.params import SamplingParams
+from truss_model.engine.row import Row
+from truss_model.engine.runner import Runner
+from truss_model.engine.sampling import Sampled
+from truss_model.engine.scheduler import Scheduler, StepPlan
+from truss_model.engine.settings import EngineSettings
+from truss_model.errors import EngineUnwell, GenerationFailed, QueueFull, RequestError
+
+logger = logging.getLogger(__name__)
+
+FAULTS_TO_UNWELL = 3  # failed steps in a row
+IDLE_WAKE = 1.0  # seconds; how late the queue's time limit may be noticed while nothing runs
+
+Command = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counts since the start, and what is the case now."""
+
+    rows_running: int
+    requests_waiting: int
+    pages_free: int
+    pages_total: int
+    steps: int
+    prefill_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    preemptions: int
+    faults: int
+
+
+class Engine:
+    """Continuous batching over one transformers model. start and stop from any thread, submit on an event loop."""
+
+    def __init__(self, model: PreTrainedModel, settings: EngineSettings, *, eos_token_ids: frozenset[int]) -> None:
+        self.settings = settings
+        self.limits: Limits = limits(model, settings)
+        self.max_model_len = self.limits.max_model_len
+        self._model = model
+        self._eos = eos_token_ids
+        self._pool = PagePool(self.limits.pages, self.limits.page_size, prefix_caching=settings.prefix_caching)
+        self._scheduler = Scheduler(
+            self._pool,
+            max_rows=self.limits.max_rows,
+            token_budget=self.limits.token_budget,
+            long_prefill=self.limits.long_prefill,
+        )
+        self._runner: Runner | None = None
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._arrivals = 0
+        self._waiting: set[Generation] = set()
+        self._rows: dict[Generation, list[Row]] = {}
+        self._delivery = Delivery()
+        self._faults_in_a_row = 0
+        self._steps = self._prefill_tokens = self._cached_tokens = self._generated_tokens = self._faults = 0
+
+    # Any thread.
+
+    def start(self) -> None:
+        """Make the model ready, warm it up and start the engine thread. Raises what the model raises."""
+        ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._main, args=(ready,), name="engine", daemon=True)
+        self._thread.start()
+        error = ready.get()
+        if error is not None:
+            raise error
+
+    def stop(self) -> None:
+        """Fail what runs and waits with EngineUnwell and end the thread."""
+        if self._thread is None:
+            return
+        self._stopping = True
+        self._commands.put(None)
+        self._thread.join()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the thread lives and its last steps did not all fail. Heals itself with the next good step."""
+        alive = self._thread is not None and self._thread.is_alive() and not self._stopping
+        return alive and self._faults_in_a_row < FAULTS_TO_UNWELL
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            rows_running=len(self._scheduler.running),
+            requests_waiting=len(self._waiting),
+            pages_free=self._pool.available,
+            pages_total=self._pool.pages,
+            steps=self._steps,
+            prefill_tokens=self._prefill_tokens,
+            cached_tokens=self._cached_tokens,
+            generated_tokens=self._generated_tokens,
+            preemptions=self._scheduler.preemptions,
+            faults=self._faults,
+        )
+
+    # The event loop.
+
+    def submit(self, prompt: Sequence[int], params: SamplingParams, *, n: int = 1) -> Generation:
+        """Queue a request of n rows; row i of a seeded one draws with seed + i.
+
+        Raises RequestError (context_length_exceeded), QueueFull, EngineUnwell.
+        """
+        if self._thread is None or not self._thread.is_alive() or self._stopping:
+            raise EngineUnwell("The engine is not running.")
+        self._check_length(len(prompt), params.max_tokens)
+        if len(self._waiting) >= self.settings.max_queue:
+            raise QueueFull("Too many requests are waiting; try again later.", retry_after=self._retry_after())
+        loop = asyncio.get_running_loop()
+        generation = Generation(len(prompt), n, lambda it, index: self._commands.put(lambda: self._cancel(it, index)))
+        rows = self._make_rows(generation, list(prompt), params, n)
+        self._waiting.add(generation)
+        self._commands.put(lambda: self._enqueue(generation, rows, loop))
+        return generation
+
+    def _check_length(self, prompt: int, max_tokens: int) -> None:
+        if prompt == 0:
+            raise RequestError("The prompt is empty.", param="messages")
+        if prompt + max_tokens > self.max_model_len:
+            raise RequestError(
+                f"This model's maximum context length is {self.max_model_len} tokens. However, you requested "
+                f"{prompt + max_tokens} tokens ({prompt} in the messages, {max_tokens} in the completion). "
+                "Please reduce the length of the messages or completion.",
+                param="messages",
+                code="context_length_exceeded",
+            )
+
+    def _retry_after(self) -> float:
+        """Seconds until about a tenth of the queue has been served, by the present pace of a step."""
+        per_request = self._scheduler.costs.decode_step * 10
+        return min(max(1.0, per_request * self.settings.max_queue / 10), self.settings.max_queue_seconds)
+
+    def _make_rows(self, generation: Generation, prompt: list[int], params: SamplingParams, n: int) -> list[Row]:
+        self._arrivals += 1
+        now = time.monotonic()
+        rows: list[Row] = []
+        for index in range(n):
+            row = Row(
+                generation=generation,
+                index=index,
+                tokens=list(prompt),
+                prompt_tokens=len(prompt),
+                params=params,
+                arrival=self._arrivals,
+                enqueued=now,
+                leader=rows[0] if rows else None,
+                constraint=params.constraint() if params.constraint else None,
+            )
+            row.random = random.Random() if params.seed is None else random.Random(params.seed + index)
+            rows.append(row)
+        return rows
+
+    # The engine thread.
+
+    def _main(self, ready: "queue.SimpleQueue[BaseException | None]") -> None:
+        try:
+            self._runner = Runner(self._model, self.limits, self._eos)
+            self._runner.warm_up()
+        except BaseException as error:
+            ready.put(error)
+            return
+        ready.put(None)
+        try:
+            while not self._stopping:
+                self._take_commands()
+                self._expire_waiting()
+                plan = self._scheduler.plan()
+                if plan.chunks:
+                    self._run(plan, self._runner)
+                self._delivery.flush()
+        except BaseException:
+            logger.critical("The engine thread died.", exc_info=True)
+        finally:
+            self._stopping = True
+            self._take_commands(wait=False)
+            for generation in list(self._rows):
+                self._fail(generation, EngineUnwell("The engine stopped."))
+            self._delivery.flush()
+
+    def _take_commands(self, *, wait: bool = True) -> None:
+        idle = wait and not self._scheduler.running and not self._scheduler.waiting
+        while True:
+            try:
+                command = self._commands.get(block=idle, timeout=IDLE_WAKE if idle else None)
+            except queue.Empty:
+                return
+            idle = False
+            if command is not None:
+                command()
+
+    def _enqueue(self, generation: Generation, rows: list[Row], loop: asyncio.AbstractEventLoop) -> None:
+        self._rows[generation] = rows
+        self._delivery.open(generation, loop)
+        for row in rows:
+            self._scheduler.add(row)
+
+    def _cancel(self, generation: Generation, index: int | None) -> None:
+        for row in self._rows.get(generation, ()):
+            if index is None or row.index == index:
+                self._scheduler.drop(row)
+        self._close_if_done(generation)
+
+    def _expire_waiting(self) -> None:
+        now = time.monotonic()
+        limit = self.settings.max_queue_seconds
+        for generation in [it for it in self._waiting if it in self._rows and now - self._rows[it][0].enqueued > limit]:
+            self._fail(generation, QueueFull(f"Waited {limit:g} s for a free place.", retry_after=self._retry_after()))
+
+    def _run(self, plan: StepPlan, runner: Runner) -> None:
+        self._note_admissions(plan)
+        began = time.monotonic()
+        try:
+            sampled = runner.step(plan)
+        except Exception as error:
+            self._fail_step(plan, error)
+            return
+        self._faults_in_a_row = 0
+        self._scheduler.costs.observe(plan, time.monotonic() - began)
+        self._steps += 1
+        self._prefill_tokens += sum(chunk.count for chunk in plan.chunks if chunk.row.generated == 0)
+        for chunk in plan.chunks:
+            self._scheduler.computed(chunk)
+        self._emit([chunk.row for chunk in plan.chunks if chunk.samples], sampled)
+
+    def _note_admissions(self, plan: StepPlan) -> None:
+        for row in plan.admitted:
+            if row.generation in self._waiting:
+                self._waiting.discard(row.generation)
+                self._cached_tokens += row.computed
+                self._delivery.admit(row.generation, row.computed)
+
+    def _emit(self, rows: list[Row], sampled: Sampled) -> None:
+        for row, token, logprob in zip(rows, sampled.tokens, sampled.logprobs, strict=True):
+            row.tokens.append(token)
+            self._generated_tokens += 1
+            if row.constraint is not None and not self._advance(row, token):
+                continue
+            if token in self._eos and not row.params.ignore_eos:
+                row.finish_reason = "stop"
+            elif row.generated >= row.params.max_tokens:
+                row.finish_reason = "length"
+            entries = [] if logprob is None else [logprob]
+            self._delivery.put(row.generation, TokenOutput(row.index, [token], entries, row.finish_reason))
+            if row.finish_reason is not None:
+                self._scheduler.drop(row)
+                self._close_if_done(row.generation)
+
+    def _advance(self, row: Row, token: int) -> bool:
+        try:
+            if row.constraint is not None:
+                row.constraint.accept(token)
+        except Exception as error:
+            logger.exception("The grammar of a row failed.")
+            self._faults += 1
+            self._fail(row.generation, GenerationFailed(f"The grammar failed: {type(error).__name__}."))
+            return False
+        return True
+
+    def _fail_step(self, plan: StepPlan, error: Exception) -> None:
+        logger.exception("A step of %d rows failed.", len(plan.chunks), exc_info=error)
+        self._faults += 1
+        self._faults_in_a_row += 1
+        for chunk in plan.chunks:
+            self._scheduler.discard(chunk.row)
+        for generation in {chunk.row.generation for chunk in plan.chunks}:
+            self._fail(generation, GenerationFailed("The model failed while generating. You may retry the request."))
+
+    def _fail(self, generation: Generation, error: EngineUnwell | GenerationFailed | QueueFull) -> None:
+        for row in self._rows.get(generation, ()):
+            self._scheduler.drop(row)
+        self._delivery.fail(generation, error)
+        self._forget(generation)
+
+    def _close_if_done(self, generation: Generation) -> None:
+        if all(row.gone for row in self._rows.get(generation, ())):
+            self._forget(generation)
+
+    def _forget(self, generation: Generation) -> None:
+        self._waiting.discard(generation)
+        self._rows.pop(generation, None)
+        self._delivery.close(generation)

@@ -1,0 +1,63 @@
+"""Settings + device -> the numbers the engine runs with."""
+
+from dataclasses import dataclass
+
+import psutil
+import torch
+from transformers import PreTrainedModel
+
+from truss_model.engine.attention import kv_shape
+from truss_model.engine.settings import EngineSettings
+
+CPU_KV_CEILING = 2 << 30  # bytes; more than that a CPU cannot read in bearable time per step
+CPU_TOKEN_BUDGET, CUDA_TOKEN_BUDGET = 256, 2048
+CPU_ROWS, CUDA_ROWS = 64, 256
+LONG_PREFILL_STEPS = 4  # a prompt that fills so many steps by itself is long
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """max_model_len in tokens of prompt and answer; never more than all pages hold."""
+
+    max_model_len: int
+    max_rows: int
+    token_budget: int
+    long_prefill: int
+    page_size: int
+    pages: int
+
+
+def limits(model: PreTrainedModel, settings: EngineSettings) -> Limits:
+    """Fill in what the settings leave open. Raises ValueError when not even one page fits."""
+    cuda = model.device.type == "cuda"
+    rows = settings.max_rows or (CUDA_ROWS if cuda else CPU_ROWS)
+    budget = max(settings.token_budget or (CUDA_TOKEN_BUDGET if cuda else CPU_TOKEN_BUDGET), rows)
+    longest = settings.max_model_len or int(model.config.max_position_embeddings)
+    page_bytes = kv_bytes_per_token(model) * settings.page_size
+    memory = settings.kv_cache_bytes or _free_memory(model, settings.kv_cache_fraction)
+    # More pages than every row at full length needs, and as many again for prefixes, would never be read.
+    pages = min(memory // page_bytes, 2 * rows * -(-longest // settings.page_size))
+    if pages < 1:
+        raise ValueError(f"kv_cache_bytes: {memory} bytes hold no page; one takes {page_bytes} bytes")
+    return Limits(
+        max_model_len=min(longest, pages * settings.page_size),
+        max_rows=rows,
+        token_budget=budget,
+        long_prefill=LONG_PREFILL_STEPS * budget,
+        page_size=settings.page_size,
+        pages=pages,
+    )
+
+
+def kv_bytes_per_token(model: PreTrainedModel) -> int:
+    """Bytes of keys and values of one token in all layers. On the CPU they are kept in float32."""
+    heads, dim = kv_shape(model.config)
+    item = 4 if model.device.type == "cpu" else model.dtype.itemsize
+    return int(2 * model.config.num_hidden_layers * heads * dim * item)
+
+
+def _free_memory(model: PreTrainedModel, fraction: float) -> int:
+    if model.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(model.device)
+        return int(free * fraction)
+    return min(CPU_KV_CEILING, int(psutil.virtual_memory().available * fraction / 2))

@@ -1,0 +1,53 @@
+"""One sequence in the engine: its tokens, its pages, its place in life."""
+
+from dataclasses import dataclass, field
+from random import Random
+
+import torch
+
+from truss_model.engine.generation import FinishReason, Generation
+from truss_model.engine.kv_cache import ROOT
+from truss_model.engine.params import SamplingParams, TokenConstraint
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """`tokens` are prompt and answer; the KV of the first `computed` of them is in `pages`.
+
+    `published` pages at the front are in the prefix index, `digest` is the digest of all of them. `histories` are the
+    sampler's token counts, by the place in `tokens` they begin at. `leader` is the row whose prompt this one shares
+    (n > 1) until that prompt is computed. `long_prefill`: its prompt goes in small chunks while others decode.
+    """
+
+    generation: Generation
+    index: int
+    tokens: list[int]
+    prompt_tokens: int
+    params: SamplingParams
+    arrival: int
+    enqueued: float
+    leader: "Row | None" = None
+    constraint: TokenConstraint | None = None
+    random: Random = field(default_factory=Random)
+    pages: list[int] = field(default_factory=list)
+    computed: int = 0
+    published: int = 0
+    digest: bytes = ROOT
+    admissions: int = 0
+    long_prefill: bool = False
+    histories: dict[int, tuple[torch.Tensor, int]] = field(default_factory=dict)
+    finish_reason: FinishReason | None = None
+    gone: bool = False
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def remaining(self) -> int:
+        """Tokens whose KV is not there yet; 1 while the row decodes."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def prefilling(self) -> bool:
+        return self.remaining > 1

@@ -1,0 +1,222 @@
+"""Which rows run in the next step, and with how many tokens: admission, chunked prefill beside decode, preemption.
+
+Knows tokens and pages, never tensors. Every decode row gets its one token in every step; what is left of the
+token budget goes to prompts, in order of admission. A prompt longer than `long_prefill` gets small chunks while others
+decode, so that their next token comes within STRETCH of a plain decode step, and prompts behind it need not wait.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from truss_model.engine.generation import Generation
+from truss_model.engine.kv_cache import ROOT, OutOfPages, PagePool
+from truss_model.engine.row import Row
+
+STRETCH = 2.2
+SMALLEST_CHUNK = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens start .. start + count - 1 of a row go through the model; the last one's logits are sampled if so."""
+
+    row: Row
+    start: int
+    count: int
+    samples: bool
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """`copies` (source, target) of pages come before the forward; all sources are read before a target is written."""
+
+    chunks: list[Chunk] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    admitted: list[Row] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        return sum(chunk.count for chunk in self.chunks)
+
+
+@dataclass(slots=True)
+class StepCosts:
+    """Moving averages in seconds: a step that only decodes, and what each prompt token adds."""
+
+    decode_step: float = 0.05
+    prefill_token: float = 0.001
+
+    def observe(self, plan: StepPlan, seconds: float) -> None:
+        prompt = sum(chunk.count for chunk in plan.chunks if chunk.count > 1)
+        if prompt == 0:
+            self.decode_step += 0.2 * (seconds - self.decode_step)
+        else:
+            decode = self.decode_step if len(plan.chunks) > 1 else 0.0
+            per_token = max(seconds - decode, 0.2 * seconds) / prompt
+            self.prefill_token += 0.2 * (per_token - self.prefill_token)
+
+    @property
+    def gentle_chunk(self) -> int:
+        """Prompt tokens that stretch a decode step by no more than STRETCH."""
+        return max(SMALLEST_CHUNK, int((STRETCH - 1) * self.decode_step / self.prefill_token))
+
+
+class Scheduler:
+    """Rows that wait and rows that run, over one page pool. One thread only."""
+
+    def __init__(self, pool: PagePool, *, max_rows: int, token_budget: int, long_prefill: int) -> None:
+        self.pool = pool
+        self.max_rows = max_rows
+        self.token_budget = token_budget
+        self.long_prefill = long_prefill
+        self.waiting: deque[Row] = deque()
+        self.running: list[Row] = []
+        self.costs = StepCosts()
+        self.preemptions = 0
+
+    def add(self, row: Row) -> None:
+        self.waiting.append(row)
+
+    def plan(self) -> StepPlan:
+        """The next step; empty when nothing can run."""
+        plan = StepPlan()
+        self._plan_decode(plan)
+        self._admit(plan)
+        self._plan_prefill(plan)
+        return plan
+
+    def drop(self, row: Row) -> None:
+        """Take a finished, cancelled or failed row out and free its pages; what it computed stays findable."""
+        if row.gone:
+            return
+        row.gone = True
+        if row in self.running:
+            self.running.remove(row)
+            self._publish_tail(row)
+        else:
+            self.waiting.remove(row)
+        self._release(row)
+
+    def discard(self, row: Row) -> None:
+        """Drop a row whose step failed: its newest pages may hold anything, so nothing more of it is published."""
+        row.computed = row.published * self.pool.page_size
+        self.drop(row)
+
+    def computed(self, chunk: Chunk) -> None:
+        """Record that a chunk's KV is in the pages; whole pages become findable."""
+        row, size = chunk.row, self.pool.page_size
+        row.computed = chunk.start + chunk.count
+        while (row.published + 1) * size <= row.computed:
+            at = row.published
+            row.digest = self.pool.publish(row.pages[at], row.digest, row.tokens[at * size : (at + 1) * size])
+            row.published += 1
+
+    def _plan_decode(self, plan: StepPlan) -> None:
+        for row in list(self.running):
+            preempted = not row.pages  # by an older row of this loop
+            if not preempted and not row.prefilling and self._grow(row, len(row.tokens)):
+                plan.chunks.append(Chunk(row, row.computed, 1, samples=True))
+
+    def _plan_prefill(self, plan: StepPlan) -> None:
+        budget = self.token_budget - len(plan.chunks)
+        # With all but one token cached a newcomer is not prefilling, and yet not planned.
+        seated = set(map(id, plan.admitted))
+        prompts = [row for row in self.running if row.prefilling or id(row) in seated]
+        long = [row for row in prompts if row.long_prefill]
+        short = [row for row in prompts if not row.long_prefill]
+        gentle = min(budget, self.costs.gentle_chunk) if plan.chunks or short else budget
+        for row in long[:1] + short + long[1:]:
+            count = min(row.remaining, gentle if row.long_prefill else budget, budget)
+            if count <= 0:
+                break
+            plan.chunks.append(Chunk(row, row.computed, count, samples=count == row.remaining))
+            budget -= count
+
+    def _admit(self, plan: StepPlan) -> None:
+        while self.waiting and len(self.running) < self.max_rows:
+            row = self._next_waiting()
+            if row is None or not self._seat(row, plan):
+                return
+            self.waiting.remove(row)
+            row.admissions += 1
+            self.running.append(row)
+            plan.admitted.append(row)
+
+    def _next_waiting(self) -> Row | None:
+        """Preempted rows first; then the request with the fewest rows running: n = 128 must not shut others out."""
+        seats: dict[Generation, int] = {}
+        for row in self.running:
+            seats[row.generation] = seats.get(row.generation, 0) + 1
+        ready = [row for row in self.waiting if row.leader is None or self._leader_done(row)]
+        return min(
+            ready,
+            key=lambda row: (row.admissions == 0, seats.get(row.generation, 0), row.arrival, row.index),
+            default=None,
+        )
+
+    @staticmethod
+    def _leader_done(row: Row) -> bool:
+        leader = row.leader
+        return leader is None or leader.gone or leader.computed >= row.prompt_tokens
+
+    def _seat(self, row: Row, plan: StepPlan) -> bool:
+        """Give a waiting row pages for all its tokens, shared where known. False when there are too few."""
+        size = self.pool.page_size
+        leader, row.leader = row.leader, None
+        shareable = leader is not None and not leader.gone and leader.computed >= row.prompt_tokens
+        if leader is not None and shareable and row.generated == 0:
+            whole = (row.prompt_tokens - 1) // size
+            shared, digest = leader.pages[:whole], ROOT
+            source: int | None = leader.pages[whole]
+            partial = (row.prompt_tokens - 1) % size
+            for page in shared:
+                self.pool.hold(page)
+        else:
+            prefix = self.pool.match(row.tokens)
+            shared, digest, source, partial = prefix.pages, prefix.digest, prefix.source, prefix.partial
+        needed = -(-len(row.tokens) // size) - len(shared)
+        reserve = len(self.running)  # one page of growth for each, or the newcomer would be preempted at once
+        if self.pool.available < needed + (reserve if self.running else 0):
+            self.pool.release(shared)
+            row.leader = leader
+            return False
+        row.pages = list(shared)
+        row.computed = len(shared) * size
+        row.published, row.digest = (len(shared), digest) if digest else (0, ROOT)
+        if source is not None and partial:
+            target = self.pool.allocate()
+            plan.copies.append((source, target))
+            row.pages.append(target)
+            row.computed += partial
+        while len(row.pages) * size < len(row.tokens):
+            row.pages.append(self.pool.allocate())
+        row.long_prefill = row.remaining > self.long_prefill
+        return True
+
+    def _grow(self, row: Row, tokens: int) -> bool:
+        """Make room for `tokens`; the newest rows make way for older ones. False when this row itself had to."""
+        while len(row.pages) * self.pool.page_size < tokens:
+            try:
+                row.pages.append(self.pool.allocate())
+            except OutOfPages:
+                victim = self.running[-1]
+                self._preempt(victim)
+                if victim is row:
+                    return False
+        return True
+
+    def _preempt(self, row: Row) -> None:
+        self.preemptions += 1
+        self.running.remove(row)
+        self._publish_tail(row)
+        self._release(row)
+        self.waiting.appendleft(row)
+
+    def _publish_tail(self, row: Row) -> None:
+        rest = row.tokens[row.published * self.pool.page_size : row.computed]
+        if rest and row.published < len(row.pages):
+            self.pool.publish(row.pages[row.published], row.digest, rest[: self.pool.page_size])
+
+    def _release(self, row: Row) -> None:
+        self.pool.release(row.pages)
+        row.pages, row.computed, row.published, row.digest = [], 0, 0, ROOT
