@@ -1,10 +1,11 @@
-"""Everything that can go wrong in the model, with the HTTP status and the OpenAI error fields it is told to the caller by.
+"""Everything that can go wrong in the model, with the HTTP status and OpenAI's fields it is told with.
 
 TrussModelError
 ├── RequestError        400  the caller's body is wrong; `param` names the field
 ├── QueueFull           429  too many requests wait; `retry_after` in seconds
 ├── EngineUnwell        503  the engine does not run, or the server is draining
 ├── GenerationFailed    500  a fault inside a step failed this request's rows
+├── ClientGone          499  nobody waits for the answer any more
 └── LoadError           500  the model cannot be loaded; the message names the cause and what to change
 """
 
@@ -49,6 +50,12 @@ class EngineUnwell(TrussModelError):
 
 class GenerationFailed(TrussModelError):
     """A fault inside a step; the rows that were in it are lost, the engine goes on."""
+
+
+class ClientGone(TrussModelError):
+    """Nobody waits for the answer any more."""
+
+    status = 499
 
 
 class LoadError(TrussModelError):
