@@ -26,12 +26,21 @@ export class AnswerView {
   constructor(node, page) {
     this.#node = node;
     this.#page = page;
-    this.#tokensButton = element("button", { type: "button", class: "quiet", "aria-pressed": "false", onclick: () => this.#toggleTokens() }, "Tokens");
+    this.#tokensButton = element(
+      "button",
+      { type: "button", class: "quiet", "aria-pressed": "false", onclick: () => this.#toggleTokens() },
+      "Tokens",
+    );
     this.#tokens.element.hidden = true;
     this.element = element(
       "article",
       { class: "message assistant", "data-id": node.id },
-      element("h2", {}, node.pair && element("span", { class: "side" }, node.side), node.request?.model || node.answer.model || "Model"),
+      element(
+        "h2",
+        {},
+        node.pair && element("span", { class: "side" }, node.side),
+        node.request?.model || node.answer.model || "Model",
+      ),
       this.#waiting,
       this.#markdown.element,
       this.#tokens.element,
@@ -62,7 +71,16 @@ export class AnswerView {
     if (mark === this.#shown) return;
     this.#shown = mark;
     this.update();
-    this.#error.replaceChildren(...(node.error ? [errorCard(node.error, { showField: this.#page.showField, retry: canChange ? () => this.#page.again(node) : null })] : []));
+    this.#error.replaceChildren(
+      ...(node.error
+        ? [
+            errorCard(node.error, {
+              showField: this.#page.showField,
+              retry: canChange ? () => this.#page.again(node) : null,
+            }),
+          ]
+        : []),
+    );
     this.#tokensButton.hidden = !node.answer.logprobs.length;
     const actions = [
       ...branches(node, siblings, this.#page.show),
@@ -71,7 +89,20 @@ export class AnswerView {
       iconButton("inspect", "Request, events and code", () => this.#page.inspect(node)),
       this.#tokensButton,
     ];
-    if (node.pair) actions.push(element("button", { type: "button", class: "quiet", "aria-pressed": String(chosen), disabled: !canChange, onclick: () => this.#page.show(node.id) }, "Go on from this"));
+    if (node.pair)
+      actions.push(
+        element(
+          "button",
+          {
+            type: "button",
+            class: "quiet",
+            "aria-pressed": String(chosen),
+            disabled: !canChange,
+            onclick: () => this.#page.show(node.id),
+          },
+          "Go on from this",
+        ),
+      );
     this.#actions.replaceChildren(...actions);
   }
 
@@ -83,7 +114,9 @@ export class AnswerView {
     const mark = JSON.stringify([node.answer.toolCalls, open]);
     if (mark === this.#drawnCalls || !node.answer.toolCalls.length) return;
     this.#drawnCalls = mark;
-    this.#calls.replaceChildren(toolCalls(node.answer.toolCalls, open ? (results) => this.#page.giveResults(node, results) : null));
+    this.#calls.replaceChildren(
+      toolCalls(node.answer.toolCalls, open ? (results) => this.#page.giveResults(node, results) : null),
+    );
   }
 
   #toggleTokens() {

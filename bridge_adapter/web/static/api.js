@@ -3,7 +3,10 @@ import { SseParser } from "./sse.js";
 
 /** What the server refused or failed to do, in OpenAI's terms. */
 export class ApiError extends Error {
-  constructor({ message, type = null, param = null, code = null }, { status = null, requestId = null, retryAfter = null } = {}) {
+  constructor(
+    { message, type = null, param = null, code = null },
+    { status = null, requestId = null, retryAfter = null } = {},
+  ) {
     super(message);
     Object.assign(this, { name: "ApiError", type, param, code, status, requestId, retryAfter });
   }
@@ -17,7 +20,7 @@ export class BrokenStream extends Error {
 export class Api {
   #keys;
 
-  /** `keys.current()` is the caller's API key or null; `keys.ask(message)` resolves to whether the user gave another. */
+  /** `keys.current()` is the caller's key or null; `keys.ask(message)` resolves to whether the user gave another. */
   constructor(base, keys) {
     this.base = new URL("v1", base).href;
     this.#keys = keys;

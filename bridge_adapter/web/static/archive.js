@@ -1,4 +1,7 @@
-/** Conversations as a file: what export writes and import reads. Pure; a file from elsewhere is checked field by field. */
+/**
+ * Conversations as a file: what export writes and import reads.
+ * Pure; a file from elsewhere is checked field by field.
+ */
 const FORMAT = "truss-openai-bridge/conversations";
 
 export function exportText(records) {
@@ -53,7 +56,11 @@ function assistant(value, where) {
     state: value.state === "done" || value.state === "failed" ? value.state : "stopped",
     pair: typeof value.pair === "string" ? value.pair : null,
     side: value.side === "B" ? "B" : "A",
-    error: value.error && { message: string(value.error.message, `${where}.error.message`), param: text(value.error.param), code: text(value.error.code) },
+    error: value.error && {
+      message: string(value.error.message, `${where}.error.message`),
+      param: text(value.error.param),
+      code: text(value.error.code),
+    },
     request: value.request ?? null,
     events: list(value.events, `${where}.events`).map((event, index) => string(event, `${where}.events[${index}]`)),
     answer: answer(value.answer, `${where}.answer`),
@@ -63,8 +70,12 @@ function assistant(value, where) {
 function answer(value, where) {
   return {
     text: string(value?.text, `${where}.text`),
-    toolCalls: list(value.toolCalls, `${where}.toolCalls`).map((call, index) => toolCall(call, `${where}.toolCalls[${index}]`)),
-    logprobs: list(value.logprobs, `${where}.logprobs`).map((entry, index) => logprob(entry, `${where}.logprobs[${index}]`)),
+    toolCalls: list(value.toolCalls, `${where}.toolCalls`).map((call, index) =>
+      toolCall(call, `${where}.toolCalls[${index}]`),
+    ),
+    logprobs: list(value.logprobs, `${where}.logprobs`).map((entry, index) =>
+      logprob(entry, `${where}.logprobs[${index}]`),
+    ),
     finishReason: text(value.finishReason),
     usage: usage(value.usage),
     model: text(value.model),
@@ -78,22 +89,38 @@ function answer(value, where) {
 }
 
 function toolCall(call, where) {
-  return { id: string(call?.id, `${where}.id`), name: string(call.name, `${where}.name`), arguments: string(call.arguments, `${where}.arguments`) };
+  return {
+    id: string(call?.id, `${where}.id`),
+    name: string(call.name, `${where}.name`),
+    arguments: string(call.arguments, `${where}.arguments`),
+  };
 }
 
 function logprob(entry, where) {
   const alternatives = list(entry?.top_logprobs ?? [], `${where}.top_logprobs`);
-  return { ...tokenAt(entry, where), top_logprobs: alternatives.map((item, index) => tokenAt(item, `${where}.top_logprobs[${index}]`)) };
+  return {
+    ...tokenAt(entry, where),
+    top_logprobs: alternatives.map((item, index) => tokenAt(item, `${where}.top_logprobs[${index}]`)),
+  };
 }
 
 function tokenAt(value, where) {
-  return { token: string(value?.token, `${where}.token`), logprob: number(value.logprob, `${where}.logprob`), bytes: Array.isArray(value.bytes) ? value.bytes.map(Number) : null };
+  return {
+    token: string(value?.token, `${where}.token`),
+    logprob: number(value.logprob, `${where}.logprob`),
+    bytes: Array.isArray(value.bytes) ? value.bytes.map(Number) : null,
+  };
 }
 
 function usage(value) {
   if (!value) return null;
   const cached = count(value.prompt_tokens_details?.cached_tokens);
-  return { ...value, prompt_tokens: count(value.prompt_tokens), completion_tokens: count(value.completion_tokens), prompt_tokens_details: { cached_tokens: cached } };
+  return {
+    ...value,
+    prompt_tokens: count(value.prompt_tokens),
+    completion_tokens: count(value.completion_tokens),
+    prompt_tokens_details: { cached_tokens: cached },
+  };
 }
 
 function list(value, where) {

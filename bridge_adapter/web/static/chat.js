@@ -26,7 +26,9 @@ export class Chat extends EventTarget {
   }
 
   get busy() {
-    return this.conversation.path().some((node) => this.runs(node.id) || (node.pair && this.pair(node).some(({ id }) => this.runs(id))));
+    return this.conversation
+      .path()
+      .some((node) => this.runs(node.id) || (node.pair && this.pair(node).some(({ id }) => this.runs(id))));
   }
 
   runs(id) {
@@ -62,7 +64,11 @@ export class Chat extends EventTarget {
 
   /** Gives each tool call its result, in order, and lets the model go on. */
   giveResults(node, results, settings) {
-    const tools = node.answer.toolCalls.map(({ id }, index) => ({ role: "tool", toolCallId: id, content: results[index] }));
+    const tools = node.answer.toolCalls.map(({ id }, index) => ({
+      role: "tool",
+      toolCallId: id,
+      content: results[index],
+    }));
     const request = chatRequest(settings, [...this.conversation.lineage(node.id), ...tools]);
     let parent = node.id;
     for (const tool of tools) parent = this.conversation.add(parent, tool).id;

@@ -1,11 +1,38 @@
-/** A block of code with its language, a copy button and, once it is complete, colours. The highlighter is loaded when first needed. */
+/**
+ * A block of code with its language, a copy button and, once it is complete, colours.
+ * The highlighter is loaded when first needed.
+ */
 import { copyButton } from "./clipboard.js";
 import { element } from "./element.js";
 
-const LANGUAGES = "bash c cpp csharp css diff dockerfile go ini java javascript json kotlin makefile markdown php python ruby rust sql swift typescript xml yaml".split(" ");
+const LANGUAGES = `bash c cpp csharp css diff dockerfile go ini java javascript json kotlin makefile markdown php python
+  ruby rust sql swift typescript xml yaml`.split(/\s+/);
 const ALIASES = {
-  "c#": "csharp", "c++": "cpp", console: "bash", cs: "csharp", docker: "dockerfile", golang: "go", html: "xml", js: "javascript", jsonc: "json", jsx: "javascript", kt: "kotlin",
-  make: "makefile", md: "markdown", py: "python", python3: "python", rb: "ruby", rs: "rust", sh: "bash", shell: "bash", svg: "xml", toml: "ini", ts: "typescript", tsx: "typescript", yml: "yaml", zsh: "bash",
+  "c#": "csharp",
+  "c++": "cpp",
+  console: "bash",
+  cs: "csharp",
+  docker: "dockerfile",
+  golang: "go",
+  html: "xml",
+  js: "javascript",
+  jsonc: "json",
+  jsx: "javascript",
+  kt: "kotlin",
+  make: "makefile",
+  md: "markdown",
+  py: "python",
+  python3: "python",
+  rb: "ruby",
+  rs: "rust",
+  sh: "bash",
+  shell: "bash",
+  svg: "xml",
+  toml: "ini",
+  ts: "typescript",
+  tsx: "typescript",
+  yml: "yaml",
+  zsh: "bash",
 };
 const LONGEST = 50_000;
 const COLOURS = { ALLOWED_TAGS: ["span"], ALLOWED_ATTR: ["class"], RETURN_DOM_FRAGMENT: true };
@@ -16,7 +43,12 @@ export function codeBlock(text, language, complete) {
   return element(
     "figure",
     { class: "code" },
-    element("figcaption", {}, element("span", {}, language || "text"), copyButton(() => text, "Copy code")),
+    element(
+      "figcaption",
+      {},
+      element("span", {}, language || "text"),
+      copyButton(() => text, "Copy code"),
+    ),
     element("pre", { tabindex: "0", role: "region", "aria-label": `Code${language && `, ${language}`}` }, code),
   );
 }

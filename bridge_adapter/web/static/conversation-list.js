@@ -21,8 +21,19 @@ export class ConversationList {
     return element(
       "li",
       { class: current ? "current" : null },
-      element("button", { type: "button", class: "open", "aria-current": current ? "page" : null, onclick: () => this.#page.open(conversation) }, conversation.title),
-      iconButton("edit", `Rename ${conversation.title}`, (event) => this.#rename(event.target.closest("li"), conversation)),
+      element(
+        "button",
+        {
+          type: "button",
+          class: "open",
+          "aria-current": current ? "page" : null,
+          onclick: () => this.#page.open(conversation),
+        },
+        conversation.title,
+      ),
+      iconButton("edit", `Rename ${conversation.title}`, (event) =>
+        this.#rename(event.target.closest("li"), conversation),
+      ),
       iconButton("delete", `Delete ${conversation.title}`, () => this.#page.remove(conversation)),
     );
   }
@@ -57,5 +68,7 @@ export function download(records) {
 
 /** The records in a file the user chose; those that are here already come in under a new id. */
 export async function upload(file, taken) {
-  return importText(await file.text()).map((record) => (taken.has(record.id) ? { ...record, id: crypto.randomUUID() } : record));
+  return importText(await file.text()).map((record) =>
+    taken.has(record.id) ? { ...record, id: crypto.randomUUID() } : record,
+  );
 }

@@ -11,7 +11,14 @@ export class Conversation {
   }
 
   static empty(now = Date.now()) {
-    return new Conversation({ id: crypto.randomUUID(), title: "", createdAt: now, updatedAt: now, nodes: [], shown: {} });
+    return new Conversation({
+      id: crypto.randomUUID(),
+      title: "",
+      createdAt: now,
+      updatedAt: now,
+      nodes: [],
+      shown: {},
+    });
   }
 
   get id() {
@@ -51,7 +58,9 @@ export class Conversation {
 
   /** The branches at a message, itself among them; the two answers of a pair are one branch. */
   branches(node) {
-    return this.siblings(node.id).filter((each) => each === node || !each.pair || (each.pair !== node.pair && each.side === "A"));
+    return this.siblings(node.id).filter(
+      (each) => each === node || !each.pair || (each.pair !== node.pair && each.side === "A"),
+    );
   }
 
   shows(node) {

@@ -1,4 +1,4 @@
-/** A panel at the side that its button opens and closes; on a narrow screen it lies over the page and Escape closes it. */
+/** A panel at the side that its button opens and closes; on a narrow screen it lies over the page, Escape closes it. */
 const narrow = matchMedia("(max-width: 60rem)");
 
 export class Drawer {

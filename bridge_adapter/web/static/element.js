@@ -26,5 +26,9 @@ export function icon(name) {
 
 /** A button that is a drawing, with its name for those who do not see it. */
 export function iconButton(name, label, onclick, attributes = {}) {
-  return element("button", { type: "button", class: "quiet", "aria-label": label, title: label, onclick, ...attributes }, icon(name));
+  return element(
+    "button",
+    { type: "button", class: "quiet", "aria-label": label, title: label, onclick, ...attributes },
+    icon(name),
+  );
 }

@@ -13,7 +13,13 @@ export function errorCard(error, { showField, retry = null }) {
     element(
       "p",
       { class: "row" },
-      error.param && element("button", { type: "button", class: "small", onclick: () => showField(error.param, error.message) }, "Field: ", element("code", {}, error.param)),
+      error.param &&
+        element(
+          "button",
+          { type: "button", class: "small", onclick: () => showField(error.param, error.message) },
+          "Field: ",
+          element("code", {}, error.param),
+        ),
       retry && element("button", { type: "button", class: "small", onclick: retry }, "Try again"),
     ),
   );

@@ -9,13 +9,18 @@ export function inspector(node, base) {
     Request: () => listing("Request", JSON.stringify(node.request, null, 2)),
     Events: () => listing("Events", node.events.map((data) => `data: ${data}`).join("\n\n")),
   };
-  for (const [name, snippet] of Object.entries(SNIPPETS)) panels[name] = () => listing(name, snippet(base, node.request));
+  for (const [name, snippet] of Object.entries(SNIPPETS))
+    panels[name] = () => listing(name, snippet(base, node.request));
   return tabs("Behind this answer", panels);
 }
 
 function listing(name, text) {
   return [
-    element("div", { class: "row end" }, copyButton(() => text, `Copy ${name}`)),
+    element(
+      "div",
+      { class: "row end" },
+      copyButton(() => text, `Copy ${name}`),
+    ),
     element("pre", { tabindex: "0", role: "region", "aria-label": name }, element("code", {}, text || "nothing")),
   ];
 }

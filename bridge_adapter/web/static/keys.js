@@ -29,7 +29,9 @@ export class Keys {
     dialog.returnValue = "";
     dialog.showModal();
     return new Promise((resolve) => {
-      dialog.addEventListener("close", () => resolve(this.#given(dialog.returnValue, field.value.trim())), { once: true });
+      dialog.addEventListener("close", () => resolve(this.#given(dialog.returnValue, field.value.trim())), {
+        once: true,
+      });
     });
   }
 

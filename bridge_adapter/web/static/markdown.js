@@ -8,7 +8,9 @@ import { codeBlock } from "./code-block.js";
 import { element } from "./element.js";
 
 const ALLOWED = {
-  ALLOWED_TAGS: "a blockquote br code del em h3 h4 h5 h6 hr li ol p pre strong table tbody td th thead tr ul".split(" "),
+  ALLOWED_TAGS: "a blockquote br code del em h3 h4 h5 h6 hr li ol p pre strong table tbody td th thead tr ul".split(
+    " ",
+  ),
   ALLOWED_ATTR: ["align", "class", "href", "start", "title"],
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
   RETURN_DOM_FRAGMENT: true,
@@ -47,7 +49,12 @@ export class MarkdownView {
     const tokens = marked.lexer(text, marked.defaults).filter(({ type }) => type !== "space" && type !== "def");
     const closed = (index) => complete || index < tokens.length - 1;
     let kept = 0;
-    while (kept < tokens.length && this.#blocks[kept]?.raw === tokens[kept].raw && this.#blocks[kept].closed === closed(kept)) kept++;
+    while (
+      kept < tokens.length &&
+      this.#blocks[kept]?.raw === tokens[kept].raw &&
+      this.#blocks[kept].closed === closed(kept)
+    )
+      kept++;
     for (const block of this.#blocks.splice(kept)) for (const node of block.nodes) node.remove();
     for (let index = kept; index < tokens.length; index++) {
       const nodes = drawn(tokens[index], closed(index));

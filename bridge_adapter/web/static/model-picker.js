@@ -36,7 +36,10 @@ export class ModelPicker {
       element("span", { class: compare ? "side" : "visually-hidden" }, compare ? side : "Model"),
       element(
         "select",
-        { "aria-label": compare ? `Model ${side}` : "Model", onchange: ({ target }) => this.#preferences.change(({ sides }) => (sides[side].model = target.value)) },
+        {
+          "aria-label": compare ? `Model ${side}` : "Model",
+          onchange: ({ target }) => this.#preferences.change(({ sides }) => (sides[side].model = target.value)),
+        },
         this.#models.map((name) => element("option", { value: name, selected: name === model }, name)),
       ),
     );

@@ -52,16 +52,25 @@ class Page {
   place(node) {
     const { conversation } = this.chat;
     const path = conversation.path();
-    return { canChange: !this.chat.busy, siblings: conversation.branches(node), last: path.at(-1) === node, chosen: conversation.shows(node) };
+    return {
+      canChange: !this.chat.busy,
+      siblings: conversation.branches(node),
+      last: path.at(-1) === node,
+      chosen: conversation.shows(node),
+    };
   }
 
   show = (id) => this.chat.show(id);
   again = (node) => this.#tried(() => this.chat.again(node, this.preferences.sides[node.side]));
   edit = (node, text) => this.#tried(() => this.chat.edit(node, text, this.preferences.settings));
-  giveResults = (node, results) => this.#tried(() => this.chat.giveResults(node, results, this.preferences.sides[node.side]));
+  giveResults = (node, results) =>
+    this.#tried(() => this.chat.giveResults(node, results, this.preferences.sides[node.side]));
   showField = (param, message) => {
     this.settingsDrawer.open();
-    if (!this.panel.show(param, message)) $("models").querySelector(`[data-param="${CSS.escape(param)}"] select`)?.focus();
+    if (!this.panel.show(param, message))
+      $("models")
+        .querySelector(`[data-param="${CSS.escape(param)}"] select`)
+        ?.focus();
   };
 
   inspect(node) {
@@ -135,7 +144,9 @@ class Page {
   #listen() {
     $("new").addEventListener("click", () => this.#new());
     $("export").addEventListener("click", () => download([this.current.record]));
-    $("export-all").addEventListener("click", () => download(this.conversations.map(({ record }) => record).filter(({ nodes }) => nodes.length)));
+    $("export-all").addEventListener("click", () =>
+      download(this.conversations.map(({ record }) => record).filter(({ nodes }) => nodes.length)),
+    );
     $("import").addEventListener("click", () => $("import-file").click());
     $("import-file").addEventListener("change", ({ target }) => {
       if (target.files.length) this.#import(target.files);
@@ -145,10 +156,12 @@ class Page {
       if (event.key === "Escape" && !document.querySelector("dialog[open]") && this.chat.busy) this.stop();
     });
     this.chat.addEventListener("thread", () => this.#draw());
-    this.chat.addEventListener("unsaved", ({ detail }) => this.#notice(new Error(`The conversation could not be kept: ${detail}`)));
+    this.chat.addEventListener("unsaved", ({ detail }) =>
+      this.#notice(new Error(`The conversation could not be kept: ${detail}`)),
+    );
   }
 
-  // The chat's promise settles when the answer does and never fails; what throws at once is a setting that makes no request.
+  // What throws at once is a setting that makes no request; what fails later becomes the answer's own error.
   #tried(act) {
     try {
       act();
@@ -178,9 +191,14 @@ class Page {
     const { busy, conversation } = this.chat;
     const was = document.body.dataset.busy;
     document.body.dataset.busy = String(busy);
-    if (was && was !== String(busy)) $("status").textContent = busy ? "The model is answering." : "The answer has ended.";
+    if (was && was !== String(busy))
+      $("status").textContent = busy ? "The model is answering." : "The answer has ended.";
     $("welcome").hidden = conversation.record.nodes.length > 0;
-    $("address").replaceChildren("This page speaks to ", element("code", {}, this.#api.base), ", as any OpenAI client can.");
+    $("address").replaceChildren(
+      "This page speaks to ",
+      element("code", {}, this.#api.base),
+      ", as any OpenAI client can.",
+    );
     document.title = conversation.record.title ? `${conversation.title} · Bridge` : "Bridge: talk to the model";
     this.composer.draw(busy);
     this.list.draw();

@@ -38,7 +38,8 @@ function read(storage) {
 function merged(kept) {
   const settings = defaultSettings();
   for (const [name, value] of Object.entries(settings)) {
-    if (typeof kept?.[name] === typeof value && Array.isArray(kept[name]) === Array.isArray(value)) settings[name] = kept[name];
+    if (typeof kept?.[name] === typeof value && Array.isArray(kept[name]) === Array.isArray(value))
+      settings[name] = kept[name];
   }
   return settings;
 }

@@ -35,7 +35,9 @@ export class QuestionView {
     this.#actions.replaceChildren(
       ...branches(node, siblings, this.#page.show),
       copyButton(() => node.content, "Copy message"),
-      ...(node.role === "user" ? [iconButton("edit", "Edit and ask again", () => this.edit(), { disabled: !canChange })] : []),
+      ...(node.role === "user"
+        ? [iconButton("edit", "Edit and ask again", () => this.edit(), { disabled: !canChange })]
+        : []),
     );
   }
 
@@ -67,7 +69,12 @@ export class QuestionView {
         },
       },
       field,
-      element("div", { class: "row" }, element("button", { type: "submit", class: "primary" }, "Send"), element("button", { type: "button", onclick: close }, "Cancel")),
+      element(
+        "div",
+        { class: "row" },
+        element("button", { type: "submit", class: "primary" }, "Send"),
+        element("button", { type: "button", onclick: close }, "Cancel"),
+      ),
     );
     this.#body.replaceWith(form);
     this.#actions.hidden = true;

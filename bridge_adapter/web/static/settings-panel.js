@@ -24,14 +24,17 @@ export class SettingsPanel {
       this.#side = side;
       return this.#form(side);
     };
-    if (this.#compare) this.#panel.replaceChildren(title, ...tabs("Settings of", { A: form("A"), B: form("B") }, this.#side));
+    if (this.#compare)
+      this.#panel.replaceChildren(title, ...tabs("Settings of", { A: form("A"), B: form("B") }, this.#side));
     else this.#panel.replaceChildren(title, form("A")());
   }
 
   /** Marks the field an error names and puts the focus there; false where no setting has that name. */
   show(param, message) {
     const name = param.split(/[.[]/, 1)[0];
-    const field = this.#panel.querySelector(`[data-param="${CSS.escape(name === "max_completion_tokens" ? "max_tokens" : name)}"]`);
+    const field = this.#panel.querySelector(
+      `[data-param="${CSS.escape(name === "max_completion_tokens" ? "max_tokens" : name)}"]`,
+    );
     if (!field) return false;
     const control = field.querySelector("input, textarea, select, button");
     field.querySelector(".wrong")?.remove();
@@ -65,11 +68,21 @@ export class SettingsPanel {
       element(
         "div",
         { class: "grid" },
-        NUMBERS.map(({ name, label, hint }) => number(name, label, hint, settings[name], (value) => change((now) => (now[name] = value)))),
+        NUMBERS.map(({ name, label, hint }) =>
+          number(name, label, hint, settings[name], (value) => change((now) => (now[name] = value))),
+        ),
       ),
-      area("stop", "Stop, one a line", settings.stop, 2, (value) => change((now) => (now.stop = value)), "\\n is a line break"),
+      area(
+        "stop",
+        "Stop, one a line",
+        settings.stop,
+        2,
+        (value) => change((now) => (now.stop = value)),
+        "\\n is a line break",
+      ),
       format(settings, change),
-      settings.format === "json_schema" && area("response_format", "JSON schema", settings.schema, 10, (value) => change((now) => (now.schema = value))),
+      settings.format === "json_schema" &&
+        area("response_format", "JSON schema", settings.schema, 10, (value) => change((now) => (now.schema = value))),
       toolEditor(settings, change),
       element("p", { class: "hint" }, "An empty field is not sent: the server's default holds."),
     );
@@ -77,12 +90,24 @@ export class SettingsPanel {
 }
 
 function number(param, label, hint, value, keep) {
-  const field = element("input", { value, placeholder: hint, inputmode: "decimal", autocomplete: "off", oninput: ({ target }) => keep(target.value) });
+  const field = element("input", {
+    value,
+    placeholder: hint,
+    inputmode: "decimal",
+    autocomplete: "off",
+    oninput: ({ target }) => keep(target.value),
+  });
   return element("label", { "data-param": param }, element("span", {}, label), field);
 }
 
 function area(param, label, value, rows, keep, placeholder = "") {
-  const field = element("textarea", { rows, placeholder, class: param === "messages" ? null : "mono", spellcheck: param === "messages" ? null : "false", oninput: ({ target }) => keep(target.value) });
+  const field = element("textarea", {
+    rows,
+    placeholder,
+    class: param === "messages" ? null : "mono",
+    spellcheck: param === "messages" ? null : "false",
+    oninput: ({ target }) => keep(target.value),
+  });
   field.value = value;
   return element("label", { "data-param": param }, element("span", {}, label), field);
 }
@@ -96,7 +121,9 @@ function format(settings, change) {
     element(
       "select",
       { onchange: ({ target }) => change((now) => (now.format = target.value), true) },
-      Object.entries(options).map(([value, name]) => element("option", { value, selected: value === settings.format }, name)),
+      Object.entries(options).map(([value, name]) =>
+        element("option", { value, selected: value === settings.format }, name),
+      ),
     ),
   );
 }

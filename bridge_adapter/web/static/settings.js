@@ -1,8 +1,11 @@
-/** What can be set for an answer, and the request it makes. Pure; an empty setting is not sent, so the server's default holds. */
+/**
+ * What can be set for an answer, and the request it makes.
+ * Pure; an empty setting is not sent, so the server's default holds.
+ */
 export const NUMBERS = [
   { name: "temperature", label: "Temperature", hint: "0 to 2" },
   { name: "top_p", label: "Top p", hint: "0 to 1" },
-  { name: "max_tokens", label: "Max tokens", hint: "whole answer" },
+  { name: "max_tokens", label: "Max tokens", hint: "no limit" },
   { name: "seed", label: "Seed", hint: "any integer" },
   { name: "presence_penalty", label: "Presence penalty", hint: "-2 to 2" },
   { name: "frequency_penalty", label: "Frequency penalty", hint: "-2 to 2" },
@@ -80,13 +83,20 @@ function messages(system, nodes) {
 
 function assistant({ text, toolCalls }) {
   if (!toolCalls.length) return { role: "assistant", content: text };
-  const calls = toolCalls.map(({ id, name, arguments: args }) => ({ id, type: "function", function: { name, arguments: args } }));
+  const calls = toolCalls.map(({ id, name, arguments: args }) => ({
+    id,
+    type: "function",
+    function: { name, arguments: args },
+  }));
   return { role: "assistant", content: text || null, tool_calls: calls };
 }
 
 function responseFormat({ format, schema }) {
   if (format === "json_object") return { type: "json_object" };
-  return { type: "json_schema", json_schema: { name: "answer", strict: true, schema: parseJson(schema, "response_format", "The JSON schema") } };
+  return {
+    type: "json_schema",
+    json_schema: { name: "answer", strict: true, schema: parseJson(schema, "response_format", "The JSON schema") },
+  };
 }
 
 function toolFields({ tools, toolChoice, parallelToolCalls }) {

@@ -8,9 +8,17 @@ export function stats({ state, answer }) {
   const speed = tokensPerSecond(answer);
   const ended = finishReason ?? { running: null, stopped: "stopped by you", failed: "broken off" }[state];
   const facts = [
-    ["TTFT", first === null ? null : first < 1 ? `${Math.round(first * 1000)} ms` : `${first.toFixed(2)} s`, "Time to first token"],
+    [
+      "TTFT",
+      first === null ? null : first < 1 ? `${Math.round(first * 1000)} ms` : `${first.toFixed(2)} s`,
+      "Time to first token",
+    ],
     ["Speed", speed === null ? null : `${speed.toFixed(1)} tok/s`, "Tokens a second after the first"],
-    ["Prompt", usage && tokens(usage.prompt_tokens, usage.prompt_tokens_details?.cached_tokens), "Prompt tokens, and how many of them were cached"],
+    [
+      "Prompt",
+      usage && tokens(usage.prompt_tokens, usage.prompt_tokens_details?.cached_tokens),
+      "Prompt tokens, and how many of them were cached",
+    ],
     ["Answer", usage && `${usage.completion_tokens} tok`, "Completion tokens"],
     ["Finish", ended, "finish_reason"],
     ["Request", requestId, "x-request-id"],
@@ -20,7 +28,9 @@ export function stats({ state, answer }) {
     { class: "stats" },
     facts
       .filter(([, value]) => value)
-      .map(([name, value, title]) => element("div", { title, "data-fact": name.toLowerCase() }, element("dt", {}, name), element("dd", {}, value))),
+      .map(([name, value, title]) =>
+        element("div", { title, "data-fact": name.toLowerCase() }, element("dt", {}, name), element("dd", {}, value)),
+      ),
   );
 }
 

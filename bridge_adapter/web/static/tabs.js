@@ -9,7 +9,11 @@ export function tabs(label, panels, chosen = Object.keys(panels)[0]) {
   const names = Object.keys(panels);
   const panel = element("div", { role: "tabpanel", id: prefix, class: "panel" });
   const buttons = names.map((name, index) =>
-    element("button", { type: "button", role: "tab", id: `${prefix}-${index}`, "aria-controls": prefix, onclick: () => choose(index) }, name),
+    element(
+      "button",
+      { type: "button", role: "tab", id: `${prefix}-${index}`, "aria-controls": prefix, onclick: () => choose(index) },
+      name,
+    ),
   );
   const choose = (index) => {
     buttons.forEach((button, at) => {

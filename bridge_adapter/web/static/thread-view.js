@@ -1,4 +1,7 @@
-/** The messages shown, first to last, pairs side by side; redraws a growing answer at most once a frame, and keeps to the end while it grows. */
+/**
+ * The messages shown, first to last, pairs side by side. Redraws a growing answer at most once a frame,
+ * and keeps to the end while it grows.
+ */
 import { AnswerView } from "./answer-view.js";
 import { element } from "./element.js";
 import { QuestionView } from "./question-view.js";
@@ -45,7 +48,9 @@ export class ThreadView {
     const views = new Map();
     const items = rows.map((nodes) => {
       const elements = nodes.map((node) => {
-        const view = this.#views.get(node.id) ?? (node.role === "assistant" ? new AnswerView(node, this.#page) : new QuestionView(node, this.#page));
+        const view =
+          this.#views.get(node.id) ??
+          (node.role === "assistant" ? new AnswerView(node, this.#page) : new QuestionView(node, this.#page));
         views.set(node.id, view);
         view.settle();
         return view.element;

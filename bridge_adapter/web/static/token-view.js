@@ -15,7 +15,12 @@ export class TokenView {
   #active = -1;
 
   constructor() {
-    this.#list = element("div", { class: "token-list", role: "listbox", tabindex: "0", "aria-label": "Tokens by probability" });
+    this.#list = element("div", {
+      class: "token-list",
+      role: "listbox",
+      tabindex: "0",
+      "aria-label": "Tokens by probability",
+    });
     this.#list.addEventListener("pointerover", (event) => this.#point(event.target));
     this.#list.addEventListener("click", (event) => this.#point(event.target));
     this.#list.addEventListener("focus", () => this.#show(Math.max(this.#active, 0)));
@@ -25,7 +30,9 @@ export class TokenView {
 
   /** Draws the logprobs that are not there yet; they only ever grow. */
   update(logprobs) {
-    this.#list.append(...logprobs.slice(this.#entries.length).map((entry, index) => this.#token(entry, this.#entries.length + index)));
+    this.#list.append(
+      ...logprobs.slice(this.#entries.length).map((entry, index) => this.#token(entry, this.#entries.length + index)),
+    );
     this.#entries = [...logprobs];
   }
 
@@ -33,7 +40,13 @@ export class TokenView {
     const tint = Math.min(9, Math.floor(Math.exp(entry.logprob) * 10));
     return element(
       "span",
-      { class: `token tint-${tint}`, role: "option", "aria-selected": "false", id: `${this.#prefix}-${index}`, "aria-label": `${visible(entry.token)}, ${percent(entry.logprob)}` },
+      {
+        class: `token tint-${tint}`,
+        role: "option",
+        "aria-selected": "false",
+        id: `${this.#prefix}-${index}`,
+        "aria-label": `${visible(entry.token)}, ${percent(entry.logprob)}`,
+      },
       entry.token.replaceAll("\n", "↵\n"),
     );
   }
@@ -67,8 +80,21 @@ function details(entry, index) {
     "table",
     {},
     element("caption", {}, `Token ${index + 1}`),
-    element("thead", {}, element("tr", {}, ["Token", "Probability", "Logprob"].map((name) => element("th", { scope: "col" }, name)))),
-    element("tbody", {}, row(entry, "chosen"), others.map((other) => row(other, "other"))),
+    element(
+      "thead",
+      {},
+      element(
+        "tr",
+        {},
+        ["Token", "Probability", "Logprob"].map((name) => element("th", { scope: "col" }, name)),
+      ),
+    ),
+    element(
+      "tbody",
+      {},
+      row(entry, "chosen"),
+      others.map((other) => row(other, "other")),
+    ),
   );
 }
 
@@ -78,7 +104,12 @@ function row({ token, logprob }, kind) {
     "tr",
     { class: kind, "data-token": token, "data-logprob": logprob },
     element("th", { scope: "row" }, element("code", {}, visible(token))),
-    element("td", {}, element("meter", { min: 0, max: 1, value: probability, "aria-label": "Probability" }), ` ${percent(logprob)}`),
+    element(
+      "td",
+      {},
+      element("meter", { min: 0, max: 1, value: probability, "aria-label": "Probability" }),
+      ` ${percent(logprob)}`,
+    ),
     element("td", {}, logprob.toFixed(4)),
   );
 }

@@ -5,7 +5,14 @@ import { element } from "./element.js";
 export function toolCalls(calls, give) {
   const cards = calls.map(card);
   if (!give) return element("div", { class: "calls" }, cards);
-  const fields = calls.map(({ name }) => element("textarea", { rows: 2, required: true, "aria-label": `Result of ${name}`, placeholder: "Result, as the model shall see it" }));
+  const fields = calls.map(({ name }) =>
+    element("textarea", {
+      rows: 2,
+      required: true,
+      "aria-label": `Result of ${name}`,
+      placeholder: "Result, as the model shall see it",
+    }),
+  );
   return element(
     "form",
     {
@@ -28,7 +35,13 @@ function card({ name, arguments: args }) {
   return element(
     "section",
     { class: "call", "aria-label": `Call of ${name}` },
-    element("h3", {}, "Calls ", element("code", {}, name), !valid && element("span", { class: "bad" }, " arguments are not valid JSON")),
+    element(
+      "h3",
+      {},
+      "Calls ",
+      element("code", {}, name),
+      !valid && element("span", { class: "bad" }, " arguments are not valid JSON"),
+    ),
     element("pre", { tabindex: "0", role: "region", "aria-label": `Arguments of ${name}` }, element("code", {}, text)),
   );
 }

@@ -18,13 +18,25 @@ export function toolEditor(settings, change) {
     { "data-param": "tools" },
     element("legend", {}, "Tools"),
     settings.tools.map((tool, index) => editor(tool, index, change, fillChoice)),
-    element("button", { type: "button", class: "small", onclick: () => change((now) => now.tools.push({ ...(now.tools.length ? BLANK : EXAMPLE) }), true) }, "Add a tool"),
+    element(
+      "button",
+      {
+        type: "button",
+        class: "small",
+        onclick: () => change((now) => now.tools.push({ ...(now.tools.length ? BLANK : EXAMPLE) }), true),
+      },
+      "Add a tool",
+    ),
     settings.tools.length > 0 && [
       element("label", { "data-param": "tool_choice" }, element("span", {}, "Tool choice"), choice),
       element(
         "label",
         { class: "check", "data-param": "parallel_tool_calls" },
-        element("input", { type: "checkbox", checked: settings.parallelToolCalls, onchange: ({ target }) => change((now) => (now.parallelToolCalls = target.checked)) }),
+        element("input", {
+          type: "checkbox",
+          checked: settings.parallelToolCalls,
+          onchange: ({ target }) => change((now) => (now.parallelToolCalls = target.checked)),
+        }),
         element("span", {}, "Parallel calls"),
       ),
     ],
@@ -32,12 +44,35 @@ export function toolEditor(settings, change) {
 }
 
 function editor(tool, index, change, renamed) {
-  const keep = (name) => ({ target }) => change((now) => (now.tools[index][name] = target.value));
-  const name = element("input", { value: tool.name, placeholder: "name", "aria-label": `Tool ${index + 1}, name`, spellcheck: "false", oninput: keep("name"), onchange: renamed });
-  const description = element("input", { value: tool.description, placeholder: "what it does", "aria-label": `Tool ${index + 1}, description`, oninput: keep("description") });
-  const parameters = element("textarea", { rows: 5, class: "mono", "aria-label": `Tool ${index + 1}, parameters as JSON schema`, spellcheck: "false", oninput: keep("parameters") });
+  const keep =
+    (name) =>
+    ({ target }) =>
+      change((now) => (now.tools[index][name] = target.value));
+  const name = element("input", {
+    value: tool.name,
+    placeholder: "name",
+    "aria-label": `Tool ${index + 1}, name`,
+    spellcheck: "false",
+    oninput: keep("name"),
+    onchange: renamed,
+  });
+  const description = element("input", {
+    value: tool.description,
+    placeholder: "what it does",
+    "aria-label": `Tool ${index + 1}, description`,
+    oninput: keep("description"),
+  });
+  const parameters = element("textarea", {
+    rows: 5,
+    class: "mono",
+    "aria-label": `Tool ${index + 1}, parameters as JSON schema`,
+    spellcheck: "false",
+    oninput: keep("parameters"),
+  });
   parameters.value = tool.parameters;
-  const remove = iconButton("delete", `Remove tool ${index + 1}`, () => change((now) => now.tools.splice(index, 1), true));
+  const remove = iconButton("delete", `Remove tool ${index + 1}`, () =>
+    change((now) => now.tools.splice(index, 1), true),
+  );
   return element("div", { class: "tool" }, element("div", { class: "row" }, name, remove), description, parameters);
 }
 
