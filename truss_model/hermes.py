@@ -5,10 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from truss_model.messages import Call, Message
+from truss_model.tool_format import CALL_END, CALL_START
 from truss_model.tools import FunctionTool
-
-CALL_START = "<tool_call>"
-CALL_END = "</tool_call>"
 
 _INSTRUCTIONS = """\
 You can call these functions, given one a line as JSON:

@@ -27,7 +27,7 @@ from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
 from truss_model.errors import LoadError, RequestError
 from truss_model.messages import Message, parse_messages
-from truss_model.tool_calls import ToolFormat, ToolStyle
+from truss_model.tool_format import ToolFormat, ToolStyle
 from truss_model.tools import NO_TOOLS, FunctionTool, ToolUse
 from truss_model.vocabulary import SPACE_MARK, Vocabulary, sentencepiece_bytes
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from truss_model.errors import LoadError
 from truss_model.mistral_tokenizer import MistralTokenizer
 from truss_model.template_tokenizer import TemplateTokenizer
-from truss_model.tool_calls import ToolFormat
+from truss_model.tool_format import ToolFormat
 from truss_model.tools import NO_TOOLS, ToolUse
 from truss_model.vocabulary import Vocabulary
 

@@ -15,9 +15,9 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from truss_model.errors import LoadError, RequestError
-from truss_model.hermes import CALL_END, CALL_START, fold, function_object
+from truss_model.hermes import fold, function_object
 from truss_model.messages import Message, parse_messages
-from truss_model.tool_calls import ToolFormat, ToolStyle
+from truss_model.tool_format import CALL_END, CALL_START, ToolFormat, ToolStyle
 from truss_model.tools import NO_TOOLS, ToolUse
 from truss_model.vocabulary import from_tokenizer_json
 
