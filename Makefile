@@ -11,7 +11,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 STAMP   := $(VENV)/.installed
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 install: $(STAMP) ## the environment in .venv; a no-op when it is up to date
 
@@ -59,3 +59,5 @@ soak: $(STAMP) ## mixed traffic with every answer checked  [MINUTES=30]
 clean: ## remove what make made here
 	rm -rf $(VENV) build dist .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+include tests/browser/browser.mk
