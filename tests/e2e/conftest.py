@@ -1,0 +1,84 @@
+"""The stack that all end-to-end tests talk to: real Truss servers out of config.yaml, the adapter, OpenAI's client.
+
+`tiny` is a random Mistral, fast and senseless; `smollm2` is the demo model, whose words can be judged. Both run in
+float32, so that greedy answers can be compared with transformers' own.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from openai import AsyncOpenAI, OpenAI
+
+from scripts.assemble import Image, assemble
+from scripts.process import ServerProcess, free_port
+from scripts.serve import REPOSITORY
+from scripts.stack import start_adapter, start_truss, truss_url, wait_adapter, wait_truss
+from tests.model.conftest import tiny_mistral as tiny_mistral
+
+LOAD_SECONDS = 100.0
+BASE_ENVIRONMENT = {"TRUSS_MODEL_DTYPE": "float32", "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A server process and where it listens."""
+
+    process: ServerProcess
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    return assemble(REPOSITORY, tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture(scope="session")
+def ports() -> dict[str, int]:
+    return {name: free_port() for name in ("tiny", "smollm2", "adapter")}
+
+
+@pytest.fixture(scope="session")
+def tiny(
+    image: Image, ports: dict[str, int], tiny_mistral: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    environment = {**BASE_ENVIRONMENT, "TRUSS_MODEL_PATH": str(tiny_mistral), "TRUSS_MODEL_NAME": "tiny"}
+    with start_truss(image, ports["tiny"], tmp_path_factory.mktemp("tiny"), environment=environment) as process:
+        wait_truss(process, ports["tiny"], LOAD_SECONDS)
+        yield Service(process, ports["tiny"])
+
+
+@pytest.fixture(scope="session")
+def smollm2(image: Image, ports: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    environment = {**BASE_ENVIRONMENT, "TRUSS_MODEL_ID": "demo"}
+    with start_truss(image, ports["smollm2"], tmp_path_factory.mktemp("smollm2"), environment=environment) as process:
+        wait_truss(process, ports["smollm2"], LOAD_SECONDS)
+        yield Service(process, ports["smollm2"])
+
+
+@pytest.fixture(scope="session")
+def adapter(ports: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One adapter for both; it starts without them."""
+    models = {
+        "tiny": {"url": truss_url(ports["tiny"])},
+        "smollm2": {"url": truss_url(ports["smollm2"]), "aliases": ["mistral-7b", "abcd1234"]},
+    }
+    with start_adapter({"models": models}, ports["adapter"], tmp_path_factory.mktemp("adapter")) as process:
+        wait_adapter(process, ports["adapter"])
+        yield Service(process, ports["adapter"])
+
+
+@pytest.fixture(scope="session")
+def client(adapter: Service, tiny: Service, smollm2: Service) -> Iterator[OpenAI]:
+    with OpenAI(api_key="none", base_url=f"{adapter.url}/v1", max_retries=0, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+async def async_client(adapter: Service, tiny: Service, smollm2: Service) -> AsyncOpenAI:
+    return AsyncOpenAI(api_key="none", base_url=f"{adapter.url}/v1", max_retries=0, timeout=60)
