@@ -65,6 +65,7 @@ class CallObject:
         self._span = JsonSpan()
         self._key = ""
         self._buffer = b""
+        self._passes = False  # the value's bytes go straight to the arguments
         self._arguments = b""
         self._has_arguments = False
 
@@ -110,23 +111,23 @@ class CallObject:
             case _At.KEY, ",":
                 pass
             case _At.KEY, '"':
-                self._begin(_At.IN_KEY)
+                self._begin(_At.IN_KEY, passes=False)
                 return 0
             case _At.COLON, ":":
                 self._at = _At.VALUE
             case _At.VALUE, mark if mark not in ",:}]":
-                self._begin(_At.IN_VALUE)
+                self._begin(_At.IN_VALUE, passes=self._key == "arguments" and mark != '"')
                 return 0
             case _:
                 self._at = _At.FAILED
                 return 0
         return 1
 
-    def _begin(self, at: _At) -> None:
-        self._at, self._span, self._buffer = at, JsonSpan(), b""
+    def _begin(self, at: _At, *, passes: bool) -> None:
+        self._at, self._span, self._buffer, self._passes = at, JsonSpan(), b"", passes
 
     def _collect(self, data: bytes) -> None:
-        if self._at is _At.IN_VALUE and self._key == "arguments" and not (self._buffer or data).startswith(b'"'):
+        if self._passes:
             self._arguments += data
             self._has_arguments = True
         else:
@@ -134,9 +135,7 @@ class CallObject:
 
     def _end_value(self) -> None:
         was_key, self._at = self._at is _At.IN_KEY, _At.KEY
-        if not was_key and self._key not in ("name", "arguments"):
-            return
-        if not was_key and not self._buffer:  # arguments, passed on already
+        if self._passes or not (was_key or self._key in ("name", "arguments")):
             return
         try:
             text = json.loads(self._buffer)
