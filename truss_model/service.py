@@ -129,9 +129,7 @@ class Service:
             raise
 
     def _answer(self, request: PredictRequest) -> Answer:
-        return Answer(
-            self._tokenizer, stop=request.stop, tools=request.tools, continues_text=request.continues_text
-        )
+        return Answer(self._tokenizer, stop=request.stop, tools=request.tools, continues_text=request.continues_text)
 
     async def _lines(self, completion: Completion, narrator: Narrator) -> AsyncIterator[str]:
         try:

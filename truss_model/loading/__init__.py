@@ -1,0 +1,43 @@
+"""From settings to a model in memory: where the weights are, what fits, and how they are loaded."""
+
+import functools
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from truss_model.loading.checkpoint import read_checkpoint
+from truss_model.loading.demo import demo_folder
+from truss_model.loading.placement import find_devices, place
+from truss_model.loading.pretrained import load_pretrained, out_of_memory
+from truss_model.loading.weights import Sources, find_weights
+from truss_model.settings import ModelSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """`folder` holds the tokenizer's files; `name` is what answers call the model."""
+
+    model: PreTrainedModel
+    folder: Path
+    name: str
+
+
+def load_model(
+    settings: ModelSettings, config: Mapping[str, Any], token: str | None, sources: Sources | None = None
+) -> LoadedModel:
+    """Find, check, place and load the weights. Raises LoadError with the cause and what to change."""
+    devices = find_devices(settings.device)
+    sources = sources or Sources(demo=functools.partial(demo_folder, settings.cache_dir))
+    weights = find_weights(settings, config, token, sources, gpu=devices[0].kind == "cuda")
+    logger.info("Weights of %s: %s (%s).", weights.name, weights.folder, weights.source)
+    placement = place(read_checkpoint(weights.folder), settings, devices)
+    return LoadedModel(load_pretrained(weights.folder, placement, settings.quantization), weights.folder, weights.name)
+
+
+__all__ = ["LoadedModel", "load_model", "out_of_memory"]
