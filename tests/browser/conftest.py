@@ -1,4 +1,4 @@
-"""Debian's Chromium on the page of a real adapter, with a scripted Truss behind it; every page is watched for faults."""
+"""Chromium on the page of a real adapter, with a scripted Truss behind it; every page is watched for faults."""
 
 import re
 from collections.abc import Iterator
