@@ -1,0 +1,131 @@
+"""Events -> chat.completion.chunk -> bytes of server-sent events. Pure; the role comes first, [DONE] last."""
+
+import secrets
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import msgspec
+import orjson
+
+from bridge_adapter.errors import APIError
+from bridge_adapter.jobs import Identity, Job
+from bridge_adapter.translate import finish_reason, logprobs, usage
+from bridge_adapter.wire import Delta, Done, Event, Finish, Start, ToolCall, Usage
+
+DONE = b"data: [DONE]\n\n"
+COMMENT = b": keep-alive\n\n"
+_json = msgspec.json.encode
+_TO_MULTIPLE_OF = 32
+
+
+class Renderer(Protocol):
+    """Makes one face's stream. `feed` gets events in the contract's order; `fail` ends a stream that cannot go on."""
+
+    def feed(self, events: Iterable[Event]) -> bytes: ...
+
+    def fail(self, error: APIError) -> bytes: ...
+
+
+def failed(error: APIError) -> bytes:
+    """An error inside a stream whose 200 is already sent; clients raise it. [DONE] frees those that wait for it."""
+    return b"data: %b\n\n%b" % (_json(error.body()), DONE)
+
+
+class ChatChunks:
+    """The chunks of one answer."""
+
+    def __init__(self, job: Job, identity: Identity) -> None:
+        self._job = job
+        self._options = job.options
+        head: dict[str, Any] = {
+            "id": identity.id,
+            "object": "chat.completion.chunk",
+            "created": identity.created,
+            "model": identity.model,
+            "system_fingerprint": None,
+        }
+        if job.service_tier is not None:
+            head["service_tier"] = job.service_tier
+        self._head = b"data: " + _json(head)[:-1] + b',"choices":['
+        self._tail = b'],"usage":null}\n\n' if self._options.include_usage else b"]}\n\n"
+        self._plain = not (self._options.continuous_usage or self._options.obfuscation)
+        self._before_text = [self._head + b'{"index":%d,"delta":{"content":' % index for index in range(job.choices)]
+        self._after_text = b'},"logprobs":null,"finish_reason":null}' + self._tail
+        self._opened = False
+        self._calls_seen: set[tuple[int, int]] = set()
+        self._counts = Usage()
+
+    def feed(self, events: Iterable[Event]) -> bytes:
+        pieces: list[bytes] = []
+        for event in events:
+            if not self._opened and not isinstance(event, Start):
+                self._open(pieces)
+            if type(event) is Delta and self._plain and event.logprobs is None and event.extra is None:
+                pieces += (self._before_text[event.index], orjson.dumps(event.text), self._after_text)
+            else:
+                self._render(event, pieces)
+        return b"".join(pieces)
+
+    def fail(self, error: APIError) -> bytes:
+        return failed(error)
+
+    def _render(self, event: Event, pieces: list[bytes]) -> None:
+        match event:
+            case Start():
+                self._counts = Usage(event.prompt_tokens, 0, event.prompt_tokens, event.cached_tokens)
+            case Delta():
+                self._count(event.tokens or len(event.logprobs or ()) or 1)
+                delta = {"content": event.text} if event.text or not event.extra else {}
+                pieces.append(self._chunk(event.index, delta | (event.extra or {}), logprobs(event.logprobs)))
+            case ToolCall():
+                self._count(event.tokens or 1)
+                pieces.append(self._chunk(event.index, self._tool_delta(event)))
+            case Finish(index=index, reason=reason):
+                pieces.append(self._chunk(index, {}, None, finish_reason(reason, self._job.legacy_functions)))
+            case Done(usage=counts):
+                if self._options.include_usage:
+                    pieces.append(self._head + b'],"usage":' + _json(usage(counts)) + b"}\n\n")
+                pieces.append(DONE)
+
+    def _open(self, pieces: list[bytes]) -> None:
+        """Not before the first piece of an answer: until then a fault can still have a status of its own."""
+        self._opened = True
+        opening = {"role": "assistant", "content": "", "refusal": None}
+        pieces += [self._chunk(index, opening) for index in range(self._job.choices)]
+
+    def _count(self, tokens: int) -> None:
+        self._counts.completion_tokens += tokens
+        self._counts.total_tokens += tokens
+
+    def _tool_delta(self, event: ToolCall) -> dict[str, Any]:
+        first = (event.index, event.call) not in self._calls_seen
+        self._opened = False
+        self._calls_seen.add((event.index, event.call))
+        function = {"arguments": event.arguments}
+        if first:
+            function = {"name": event.name or "", "arguments": event.arguments}
+        if self._job.legacy_functions:
+            return {"function_call": function}
+        call: dict[str, Any] = {"index": event.call, "function": function}
+        if first:
+            call = {"index": event.call, "id": event.id, "type": "function", "function": function}
+        return {"tool_calls": [call]}
+
+    def _chunk(self, index: int, delta: dict[str, Any], probs: Any = None, reason: str | None = None) -> bytes:
+        choice = _json({"index": index, "delta": delta, "logprobs": probs, "finish_reason": reason})
+        if self._plain:
+            return self._head + choice + self._tail
+        more: dict[str, Any] = {}
+        if self._options.continuous_usage:
+            more["usage"] = usage(self._counts)
+        elif self._options.include_usage:
+            more["usage"] = None
+        if self._options.obfuscation:
+            more["obfuscation"] = _padding(len(choice))
+        return self._head + choice + b"]," + _json(more)[1:] + b"\n\n"
+
+
+def _padding(length: int) -> str:
+    """So much noise that an onlooker cannot tell the length of a token from the length of its chunk."""
+    wanted = -length % _TO_MULTIPLE_OF
+    return secrets.token_urlsafe(_TO_MULTIPLE_OF)[:wanted]

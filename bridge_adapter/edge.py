@@ -1,0 +1,95 @@
+"""The outermost middleware: request id, error rendering, log line, count of what runs. Pure ASGI, hides nothing."""
+
+import logging
+from collections.abc import Mapping
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bridge_adapter.errors import APIError, UpstreamError
+from bridge_adapter.exchange import Exchange, request_id
+from bridge_adapter.replies import send_error
+from bridge_adapter.service import Service
+from bridge_adapter.watch import ClientGone
+
+_logger = logging.getLogger("bridge_adapter")
+_CLIENT_GONE = 499
+
+
+class Edge:
+    """Every request passes here. After an answer began an error cannot be told: the server cuts what has no end."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _exchange(scope)
+        scope.setdefault("state", {})["exchange"] = exchange
+        started = False
+
+        async def tell(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                exchange.status = message["status"]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", exchange.request_id.encode()),
+                    *exchange.response_headers,
+                ]
+            await send(message)
+
+        observer = self._service.observer
+        self._service.in_flight += 1
+        observer.began(exchange)
+        try:
+            await self._app(scope, receive, tell)
+        except ClientGone:
+            exchange.cancelled = True
+            exchange.status = exchange.status or _CLIENT_GONE
+        except APIError as error:
+            exchange.error = error.kind if isinstance(error, UpstreamError) else ""
+            if not started:
+                await send_error(tell, error)
+        except Exception as error:
+            # The message of an unexpected error may hold content: its type and place must do.
+            _logger.error("request_id=%s failed: %s", exchange.request_id, _place(error))
+            exchange.error = "internal"
+            if not started:
+                await send_error(tell, APIError("The server had an error while processing your request."))
+        finally:
+            self._service.in_flight -= 1
+            observer.ended(exchange)
+
+
+def _exchange(scope: Scope) -> Exchange:
+    headers: Mapping[bytes, bytes] = dict(scope["headers"])
+    given = headers.get(b"x-request-id", b"").decode("latin-1")
+    return Exchange(request_id(given), method=scope["method"], path=scope["path"])
+
+
+def _place(error: BaseException) -> str:
+    trace = error.__traceback__
+    frames = []
+    while trace is not None:
+        frames.append(f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return f"{type(error).__name__} at {' > '.join(frames[-6:])}"
+
+
+def http_exception(error: HTTPException, method: str, path: str) -> APIError:
+    """Starlette's own refusals in OpenAI's words."""
+    if error.status_code == 405:
+        return APIError(
+            f"Not allowed to {method} on {path[:200]}. (HINT: Perhaps you meant to use a different HTTP method?)",
+            status=405,
+            type="invalid_request_error",
+            headers=error.headers,
+        )
+    if error.status_code == 404:
+        return APIError(f"Invalid URL ({method} {path[:200]})", status=404, type="invalid_request_error")
+    return APIError(str(error.detail)[:200], status=error.status_code, type="invalid_request_error")

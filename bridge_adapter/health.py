@@ -1,0 +1,74 @@
+"""GET /health/live, /health/ready, /metrics: for the platform that runs the service. No keys, no content."""
+
+import asyncio
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from bridge_adapter.metrics import CONTENT_TYPE
+from bridge_adapter.routing import Upstream
+from bridge_adapter.service import Service
+
+_PROBE_SECONDS = 2.0
+_REMEMBERED_SECONDS = 1.0
+
+
+class Readiness:
+    """The upstreams' states, asked for at most once a second. A hosted deployment is not asked: that could wake it."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._states: dict[str, str] = {}
+        self._asked = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def states(self) -> dict[str, str]:
+        async with self._lock:
+            if time.monotonic() - self._asked > _REMEMBERED_SECONDS:
+                upstreams = self._service.router.upstreams
+                states = await asyncio.gather(*(self._state(upstream) for upstream in upstreams))
+                self._states = {upstream.name: state for upstream, state in zip(upstreams, states, strict=True)}
+                self._asked = time.monotonic()
+            return self._states
+
+    async def _state(self, upstream: Upstream) -> str:
+        if (urlsplit(upstream.url).hostname or "").endswith(".api.baseten.co"):
+            return "not asked"
+        return "ready" if await self._service.client.is_ready(upstream.url, _PROBE_SECONDS) else "unavailable"
+
+
+def health_router(service: Service) -> APIRouter:
+    router = APIRouter(tags=["health"])
+    readiness = Readiness(service)
+
+    def answer(request: Request, status: int, value: dict[str, Any]) -> Response:
+        request.state.exchange.route = "health"
+        return Response(orjson.dumps(value), status, media_type="application/json")
+
+    @router.get("/health/live", summary="The process runs")
+    async def live(request: Request) -> Response:
+        return answer(request, 200, {"status": "ok"})
+
+    @router.get("/health/ready", summary="New requests are taken, and an upstream is there to serve them")
+    async def ready(request: Request) -> Response:
+        if service.draining:
+            return answer(request, 503, {"status": "draining", "upstreams": {}})
+        states = await readiness.states()
+        usable = not states or any(state != "unavailable" for state in states.values())
+        return answer(
+            request, 200 if usable else 503, {"status": "ok" if usable else "unavailable", "upstreams": states}
+        )
+
+    if service.settings.observe.metrics:
+
+        @router.get("/metrics", summary="Prometheus metrics")
+        async def metrics(request: Request) -> Response:
+            request.state.exchange.route = "metrics"
+            return Response(service.observer.metrics.text(), media_type=CONTENT_TYPE)
+
+    return router

@@ -1,0 +1,59 @@
+"""Answers as ASGI messages: one JSON object, or a stream of events that can be kept alive. Knows no content."""
+
+from collections.abc import Iterable, Mapping
+
+import orjson
+from starlette.types import Send
+
+from bridge_adapter.chunks import COMMENT
+from bridge_adapter.errors import APIError
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+def encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+async def send_json(send: Send, status: int, body: bytes, headers: Headers = ()) -> None:
+    fixed = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(send: Send, error: APIError, headers: Headers = ()) -> None:
+    await send_json(send, error.status, orjson.dumps(error.body()), [*encoded(error.headers()), *headers])
+
+
+class EventStream:
+    """One streamed answer. `started` is set before anything is sent, so that two tasks cannot both begin."""
+
+    def __init__(self, send: Send, headers: Headers = ()) -> None:
+        self._send = send
+        self._headers = headers
+        self.started = False
+
+    async def write(self, data: bytes) -> None:
+        if not self.started:
+            await self._start()
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def beat(self) -> None:
+        """A comment, which every reader of events skips."""
+        await self.write(COMMENT)
+
+    async def end(self) -> None:
+        if not self.started:
+            await self._start()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _start(self) -> None:
+        self.started = True
+        headers = [*_STREAM_HEADERS, *self._headers]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
