@@ -99,7 +99,6 @@ class ChatChunks:
 
     def _tool_delta(self, event: ToolCall) -> dict[str, Any]:
         first = (event.index, event.call) not in self._calls_seen
-        self._opened = False
         self._calls_seen.add((event.index, event.call))
         function = {"arguments": event.arguments}
         if first:
