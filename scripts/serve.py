@@ -96,7 +96,15 @@ def say(text: str) -> None:
 
 
 def prefixed(name: str) -> Echo:
-    return lambda line: print(f"   {name} | {line}", flush=True)
+    return lambda line: print(f"   {name} | {readable(line)}", flush=True)
+
+
+def readable(line: str) -> str:
+    """The Truss server logs JSON objects, of which people want the message; of a progress bar they want its end."""
+    try:
+        return str(json.loads(line)["message"])
+    except (ValueError, KeyError, TypeError):
+        return line.rpartition("\r")[2]
 
 
 EXAMPLES = """
