@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 TOKEN_SECRET = "hf_access_token"
 
+# Truss's hot reload walks the __path__ of every module; that of torch.classes is an object that cannot be walked.
+torch.classes.__path__ = []
+
 
 def build_service(config: Mapping[str, Any], token: str | None) -> Service:
     """Load the weights, start the engine, and put the service before it. Raises LoadError."""

@@ -9,6 +9,8 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
+from truss_model.prompt import ChatTokenizer, load_tokenizer
+
 hypothesis.settings.register_profile(
     "shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -41,3 +43,8 @@ def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = Path(mistral_common.__file__).parent / "data"
     shutil.copy(data / "mistral_instruct_tokenizer_240323.model.v3", folder / "tokenizer.model.v3")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_mistral: Path) -> ChatTokenizer:
+    return load_tokenizer(tiny_mistral)
