@@ -16,29 +16,43 @@ TILE = 16
 WeightType = Literal["float32", "bfloat16"]
 
 
-class PackedLinear(nn.Module):
-    """y = x W^T over weights packed for the kernels; float32 in and out, weights kept in float32 or bfloat16."""
+class Product:
+    """y = x W^T over weights packed for the kernels; float32 in and out, weights kept in float32 or bfloat16.
+
+    No module: as a buffer the weights would move away from under the pointer on .to(), and a call would cost more.
+    """
 
     def __init__(self, library: ctypes.CDLL, linears: list[nn.Linear], weights: WeightType) -> None:
-        super().__init__()
-        self._library = library
+        self._linear = library.linear
         self._bfloat16 = weights == "bfloat16"
         self.inputs = linears[0].in_features
         self.outputs = sum(linear.out_features for linear in linears)
-        self.register_buffer("packed", _pack([linear.weight for linear in linears], self._bfloat16), persistent=False)
-        self._pointer = cast(torch.Tensor, self.packed).data_ptr()
+        self._packed = _pack([linear.weight for linear in linears], self._bfloat16)
+        self._pointer = self._packed.data_ptr()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.contiguous()
-        rows = x.numel() // self.inputs
-        y = torch.empty(*x.shape[:-1], self.outputs)
-        self._library.linear(
-            x.data_ptr(), self._pointer, y.data_ptr(), rows, self.inputs, self.outputs, self._bfloat16
-        )
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x: contiguous [..., inputs] -> [..., outputs]."""
+        shape = x.shape[:-1]
+        y = torch.empty(*shape, self.outputs)
+        rows = shape.numel()
+        self._linear(x.data_ptr(), self._pointer, y.data_ptr(), rows, self.inputs, self.outputs, self._bfloat16)
         return y
 
 
+class PackedLinear(nn.Module):
+    """A Product in the place of one linear layer."""
+
+    def __init__(self, library: ctypes.CDLL, linear: nn.Linear, weights: WeightType) -> None:
+        super().__init__()
+        self.product = Product(library, [linear], weights)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.product(x.contiguous())
+
+
 class KernelRMSNorm(nn.Module):
+    """x / rms(x) * weight in one pass."""
+
     def __init__(self, library: ctypes.CDLL, norm: nn.Module) -> None:
         super().__init__()
         self._library = library
@@ -59,15 +73,15 @@ class PackedMLP(nn.Module):
     def __init__(self, library: ctypes.CDLL, mlp: nn.Module, weights: WeightType) -> None:
         super().__init__()
         self._library = library
-        self.gate_up = PackedLinear(library, [cast(nn.Linear, mlp.gate_proj), cast(nn.Linear, mlp.up_proj)], weights)
-        self.down = PackedLinear(library, [cast(nn.Linear, mlp.down_proj)], weights)
+        self.gate_up = Product(library, [cast(nn.Linear, mlp.gate_proj), cast(nn.Linear, mlp.up_proj)], weights)
+        self.down = Product(library, [cast(nn.Linear, mlp.down_proj)], weights)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate_up = self.gate_up(x)
+        gate_up = self.gate_up(x.contiguous())
         inner = torch.empty(*x.shape[:-1], self.down.inputs)
         rows = inner.numel() // self.down.inputs
         self._library.silu_mul(gate_up.data_ptr(), inner.data_ptr(), rows, self.down.inputs)
-        return cast(torch.Tensor, self.down(inner))
+        return self.down(inner)
 
 
 class PackedSelfAttention(nn.Module):
@@ -83,8 +97,8 @@ class PackedSelfAttention(nn.Module):
         self.scaling = cast(float, attention.scaling)
         self.window = cast("int | None", getattr(config, "sliding_window", None)) or 0
         projections = [cast(nn.Linear, getattr(attention, name)) for name in ("q_proj", "k_proj", "v_proj")]
-        self.qkv = PackedLinear(library, projections, weights)
-        self.o = PackedLinear(library, [cast(nn.Linear, attention.o_proj)], weights)
+        self.qkv = Product(library, projections, weights)
+        self.o = Product(library, [cast(nn.Linear, attention.o_proj)], weights)
         layer = cast(int, attention.layer_idx)
         self._keys, self._values = kv.keys[layer].data_ptr(), kv.values[layer].data_ptr()
         self._kv = kv
@@ -97,7 +111,7 @@ class PackedSelfAttention(nn.Module):
         **_: object,
     ) -> tuple[torch.Tensor, None]:
         cos, sin = position_embeddings
-        qkv = self.qkv(hidden_states)
+        qkv = self.qkv(hidden_states.contiguous())
         total = batch.slots.numel()
         shape = self.heads, self.kv_heads, self.head_dim
         self._library.rope_append(
@@ -112,7 +126,7 @@ class PackedSelfAttention(nn.Module):
         )  # fmt: skip
         if failed:
             raise MemoryError("no memory for the attention scores")
-        return cast(torch.Tensor, self.o(out)), None
+        return self.o(out), None
 
 
 def _pack(weights: list[torch.Tensor], bfloat16: bool) -> torch.Tensor:

@@ -42,7 +42,7 @@ def swap(library: ctypes.CDLL, model: PreTrainedModel, kv: PagedKV, weights: Wei
         layer.input_layernorm = KernelRMSNorm(library, cast(nn.Module, layer.input_layernorm))
         layer.post_attention_layernorm = KernelRMSNorm(library, cast(nn.Module, layer.post_attention_layernorm))
     base.norm = KernelRMSNorm(library, cast(nn.Module, base.norm))
-    model.lm_head = PackedLinear(library, [cast(nn.Linear, _head(model))], weights)
+    model.lm_head = PackedLinear(library, cast(nn.Linear, _head(model)), weights)
 
 
 def _head(model: PreTrainedModel) -> nn.Module:
