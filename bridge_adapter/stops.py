@@ -13,11 +13,11 @@ class StopScanner:
 
     def feed(self, piece: str) -> str:
         text = self._held + piece
-        ends = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
-        if ends:
+        met = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if met:
             self.stopped = True
             self._held = ""
-            return text[: min(ends)]
+            return text[: min(met)[1]]  # the first to be complete, so that the outcome does not depend on the pieces
         keep = max((self._overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
