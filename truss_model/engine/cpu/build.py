@@ -26,9 +26,13 @@ SIGNATURES: dict[str, tuple[object, ...]] = {
 }
 
 
-@functools.cache
 def kernels() -> ctypes.CDLL | None:
-    """The compiled kernels, or None (logged once) where there is no C compiler or the build fails."""
+    """The compiled kernels, or None where TRUSS_MODEL_CPU_KERNELS is 0, no C compiler is there, or the build fails."""
+    return None if os.environ.get("TRUSS_MODEL_CPU_KERNELS") == "0" else _load()
+
+
+@functools.cache
+def _load() -> ctypes.CDLL | None:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         logger.warning("No C compiler found: the CPU path falls back to torch operators, which are about half as fast.")
