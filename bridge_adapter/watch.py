@@ -75,7 +75,9 @@ class Watch:
     async def _run(self) -> None:
         while True:
             try:
-                async with asyncio.timeout_at(min(self._next_beat(), self._deadline())):
+                # No deadline that is set while this sleeps lies nearer than the idle time.
+                soonest = self._clock() + self._timeouts.idle
+                async with asyncio.timeout_at(min(self._next_beat(), self._deadline(), soonest)):
                     message = await self._receive()
                 if message["type"] == "http.disconnect":
                     return self._end(ClientGone())

@@ -46,7 +46,8 @@ class Wire:
         await self.raw(f"HTTP/1.1 200 OK\r\ncontent-type: {media_type}\r\ntransfer-encoding: chunked\r\n\r\n".encode())
 
     async def piece(self, data: bytes) -> None:
-        await self.raw(b"%x\r\n%b\r\n" % (len(data), data))
+        if data:  # an empty chunk would be the end
+            await self.raw(b"%x\r\n%b\r\n" % (len(data), data))
 
     async def end(self) -> None:
         await self.raw(b"0\r\n\r\n")

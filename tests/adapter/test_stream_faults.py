@@ -1,0 +1,125 @@
+"""Streams that fail halfway or before they begin: the truth is told, nothing is made up."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from openai import APIError
+
+from tests.adapter.expect import HALF, ONCE, closed_halfway, error, fault, last_event, page, unusable
+from tests.adapter.harness import Bridge, running_bridge, settings_for
+from tests.adapter.stub import Play, Request, Stub, Wire, line, ndjson, says, sends
+
+CUT = "The model's server broke the connection before the end of its answer."
+
+
+async def reset_halfway(request: Request, wire: Wire) -> None:
+    await wire.start()
+    await wire.piece(HALF)
+    await asyncio.sleep(0.05)  # a reset drops what the peer has not read yet
+    wire.reset()
+
+
+async def quiet_end_of_text(request: Request, wire: Wire) -> None:
+    await wire.start()
+    await wire.piece(b"Half a sen")
+    wire.close()
+
+
+MIDSTREAM: list[tuple[Play, dict[str, Any]]] = [
+    (reset_halfway, fault(CUT)),
+    (closed_halfway, fault(CUT)),
+    (quiet_end_of_text, fault(CUT)),
+    (sends(HALF), unusable("the end of the stream before its last event")),
+    (sends(HALF + b"garbage\n"), unusable("a line that is no event")),
+    (sends(HALF + b"x" * 9_000_000), unusable("a line that has no end")),
+    (sends(HALF + line(event="delta", index=4, text="x")), unusable("text of a choice that is not open")),
+    (
+        sends(HALF + line(event="done", usage={})),
+        unusable("the end of the stream before the end of every choice"),
+    ),
+    (sends(HALF + line(event="error", status=500, type="t", message="OOM")), fault("OOM", "t")),
+    (
+        sends(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\ndata: {"error": "Boom"}\n\n'),
+        fault("Boom"),
+    ),
+    (
+        sends(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'),
+        unusable("the end of the stream before its finish reason"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("play", "expected"), MIDSTREAM)
+async def test_a_stream_that_fails_halfway(stub: Stub, play: Play, expected: dict[str, Any]) -> None:
+    stub.play = play
+    async with running_bridge(settings_for(stub.url, model=ONCE)) as bridge:
+        answered = await bridge.chat(stream=True)
+        metrics = bridge.service.observer.metrics.text().decode()
+    assert last_event(answered) == expected
+    assert "bridge_upstream_errors_total{" in metrics
+
+
+AT_ONCE: list[tuple[Play, tuple[int, dict[str, Any]]]] = [
+    (page, (502, unusable("a web page"))),
+    (sends(b""), (502, unusable("an empty answer"))),
+    (sends(b"\n\n"), (502, unusable("an empty answer"))),
+    (sends(line(event="start")), (502, unusable("the end of the stream before its last event"))),
+    (
+        sends(line(event="start") + line(event="error", status=503, type="overloaded", message="Full")),
+        (503, fault("Full", "overloaded")),
+    ),
+    (sends(b"", "text/event-stream"), (502, unusable("the end of the stream before its finish reason"))),
+]
+
+
+@pytest.mark.parametrize(("play", "expected"), AT_ONCE)
+async def test_a_stream_that_fails_before_it_begins_has_a_status(
+    stub: Stub, play: Play, expected: tuple[int, dict[str, Any]]
+) -> None:
+    stub.play = play
+    async with running_bridge(settings_for(stub.url, model=ONCE)) as bridge:
+        assert error(await bridge.chat(stream=True)) == expected
+
+
+async def test_one_byte_a_packet(stub: Stub) -> None:
+    async def play(request: Request, wire: Wire) -> None:
+        await wire.start()
+        for byte in ndjson("Grü", "ße 👋"):
+            await wire.piece(bytes([byte]))
+        await wire.end()
+
+    stub.play = play
+    async with running_bridge(settings_for(stub.url)) as bridge:
+        assert (await bridge.chat(stream=True)).text == "Grüße 👋"
+
+
+async def test_a_giant_line_below_the_limit(stub: Stub) -> None:
+    text = "x" * 2_000_000
+    stub.play = says(text)
+    async with running_bridge(settings_for(stub.url)) as bridge:
+        assert (await bridge.chat(stream=True)).text == text
+
+
+async def stall(request: Request, wire: Wire) -> None:
+    await wire.start()
+    await wire.piece(HALF)
+    await wire.peer_left()
+
+
+@pytest.mark.parametrize(("phase", "said"), [("idle", "fell silent in the middle of"), ("total", "did not finish")])
+async def test_a_stall(stub: Stub, phase: str, said: str) -> None:
+    stub.play = stall
+    async with running_bridge(settings_for(stub.url, model={"timeouts": {phase: 0.2}})) as bridge:
+        answered = await bridge.chat(stream=True)
+    assert last_event(answered) == fault(f"The model's server {said} its answer in time.")
+
+
+async def test_the_official_client_sees_the_error_of_a_stream(bridge: Bridge, stub: Stub) -> None:
+    stub.play = sends(HALF)
+    stream: Any = await bridge.openai.chat.completions.create(
+        model="m", messages=[{"role": "user", "content": "Hi"}], stream=True
+    )
+    with pytest.raises(APIError, match="cannot be used"):
+        async for _ in stream:
+            pass
