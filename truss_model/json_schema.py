@@ -3,6 +3,7 @@
 from typing import Any, NoReturn
 
 from truss_model.errors import RequestError
+from truss_model.unicode import check_unicode
 
 # A compile takes quadratic time in an object's properties: 1,000 are 0.2 s. Depth keeps every recursive walk after
 # this one off the interpreter's limit.
@@ -28,11 +29,11 @@ def check_schema(schema: Any, path: str) -> None:
         for value in level:
             values += 1
             if isinstance(value, str):
-                characters += len(value)
+                characters += len(check_unicode(value, path))
             elif isinstance(value, list):
                 below += value
             elif isinstance(value, dict):
-                characters += sum(map(len, value))
+                characters += len(check_unicode("".join(value), path))
                 _check_keywords(value, path)
                 below += value.values()
         if values + len(below) > MAX_VALUES or characters > MAX_CHARACTERS:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
 from truss_model.errors import RequestError
+from truss_model.unicode import check_unicode
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -146,7 +147,7 @@ def _parts(item: Mapping[str, Any], path: str, *, may_be_null: bool) -> tuple[st
     if content is None and "content" not in item:
         raise RequestError(f"Missing required parameter: '{path}'.", param=path, code="missing_required_parameter")
     if isinstance(content, str):
-        return (_unicode(content, path),) if content else ()
+        return (check_unicode(content, path),) if content else ()
     if not isinstance(content, Sequence) or isinstance(content, bytes):
         _wrong_type(path, "one of a string or array of objects", content)
     texts = [_part(part, f"{path}[{number}]") for number, part in enumerate(content)]
@@ -155,7 +156,7 @@ def _parts(item: Mapping[str, Any], path: str, *, may_be_null: bool) -> tuple[st
 
 def _part(part: object, path: str) -> str:
     if isinstance(part, str):
-        return _unicode(part, path)
+        return check_unicode(part, path)
     if not isinstance(part, Mapping):
         _wrong_type(path, "an object", part)
     kind = _string(part, "type", path)
@@ -203,20 +204,11 @@ def _string(item: Mapping[str, Any], key: str, path: str) -> str:
     value = item[key]
     if not isinstance(value, str):
         _wrong_type(f"{path}.{key}", "a string", value)
-    return _unicode(value, f"{path}.{key}")
+    return check_unicode(value, f"{path}.{key}")
 
 
 def _optional_string(item: Mapping[str, Any], key: str, path: str) -> str | None:
     return None if item.get(key) is None else _string(item, key, path)
-
-
-def _unicode(text: str, path: str) -> str:
-    """A lone surrogate is valid in JSON's escapes but is no text; no tokenizer encodes it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        _refuse(path, "not valid Unicode (a lone surrogate)")
-    return text
 
 
 def _refuse(path: str, why: str) -> NoReturn:

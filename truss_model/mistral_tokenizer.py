@@ -29,6 +29,7 @@ from truss_model.errors import LoadError, RequestError
 from truss_model.messages import Message, parse_messages
 from truss_model.tool_format import ToolFormat, ToolStyle
 from truss_model.tools import NO_TOOLS, FunctionTool, ToolUse
+from truss_model.unicode import check_unicode
 from truss_model.vocabulary import SPACE_MARK, Vocabulary, sentencepiece_bytes
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -75,10 +76,7 @@ class MistralTokenizer:
             ) from error
 
     def encode_text(self, text: str) -> list[int]:
-        try:
-            return self._tokenizer.encode(text, bos=True, eos=False)
-        except UnicodeEncodeError as error:
-            raise RequestError("Invalid 'prompt': not valid Unicode.", param="prompt", code="invalid_value") from error
+        return self._tokenizer.encode(check_unicode(text, "prompt"), bos=True, eos=False)
 
     def encode_ordinary(self, text: str) -> list[int]:
         """The ids whose bytes are just `text`: no begin-of-sequence token, no leading space."""

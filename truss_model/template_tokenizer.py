@@ -19,6 +19,7 @@ from truss_model.hermes import fold, function_object
 from truss_model.messages import Message, parse_messages
 from truss_model.tool_format import CALL_END, CALL_START, ToolFormat, ToolStyle
 from truss_model.tools import NO_TOOLS, ToolUse
+from truss_model.unicode import check_unicode
 from truss_model.vocabulary import from_tokenizer_json
 
 _MARKUP = re.compile(r"[<\[].*[>\]]", re.DOTALL)
@@ -79,11 +80,7 @@ class TemplateTokenizer:
         return self._encode_rendered(str(text), mark)
 
     def encode_text(self, text: str) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise RequestError("Invalid 'prompt': not valid Unicode.", param="prompt", code="invalid_value") from error
-        return self._begin + list(self._first.encode(text, add_special_tokens=False).ids)
+        return self._begin + list(self._first.encode(check_unicode(text, "prompt"), add_special_tokens=False).ids)
 
     def encode_ordinary(self, text: str) -> list[int]:
         return list(self._later.encode(text, add_special_tokens=False).ids)

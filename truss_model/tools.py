@@ -7,6 +7,7 @@ from typing import Any, Literal, NoReturn
 
 from truss_model.errors import RequestError
 from truss_model.json_schema import check_schema
+from truss_model.unicode import check_unicode
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
@@ -117,8 +118,10 @@ def _tool(item: object, tool_path: str) -> FunctionTool:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         _refuse(f"{path}.name", "expected 1 to 64 of the characters a-z, A-Z, 0-9, '_' and '-'")
     description = function.get("description")
-    if description is not None and not (isinstance(description, str) and _is_unicode(description)):
-        _refuse(f"{path}.description", "expected a string")
+    if description is not None:
+        if not isinstance(description, str):
+            _refuse(f"{path}.description", "expected a string")
+        check_unicode(description, f"{path}.description")
     strict = function.get("strict")
     if strict is not None and not isinstance(strict, bool):
         _refuse(f"{path}.strict", "expected a boolean")
@@ -129,14 +132,6 @@ def _tool(item: object, tool_path: str) -> FunctionTool:
     if parameters is not None:
         check_schema(parameters, f"{path}.parameters")
     return FunctionTool(name, description or "", parameters, bool(strict), tool_path)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _refuse(path: str, why: str) -> NoReturn:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,17 @@ PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "req
 WEATHER = {"name": "weather", "description": "Of a city.", "parameters": PARAMETERS}
 TOOLS = [{"type": "function", "function": WEATHER}, {"type": "function", "function": {"name": "now"}}]
 REFERENCE_TOOLS = [Tool(function=Function(**WEATHER)), Tool(function=Function(name="now", parameters={}))]
-TEXTS = st.text(alphabet=st.sampled_from(list("ab \n\té日🙂{[/<>") + ["[INST]", "</s>", "[/INST] "]), max_size=12)
+BITS = st.sampled_from([*"ab \n\té日🙂{[/<>", "[INST]", "</s>", "[/INST] "])
+TEXTS = st.lists(BITS, max_size=12).map("".join)
+
+
+@cache
+def reference(version: str) -> Any:
+    return Reference.from_file(vendor_file(version))
 
 
 def reference_ids(version: str, messages: list[Any], tools: list[Tool] | None = None) -> list[int]:
-    reference = Reference.from_file(vendor_file(version))
-    return list(reference.encode_chat_completion(ChatCompletionRequest(messages=messages, tools=tools)).tokens)
+    return list(reference(version).encode_chat_completion(ChatCompletionRequest(messages=messages, tools=tools)).tokens)
 
 
 def calls_turn(call_ids: list[str], **more: Any) -> dict[str, Any]:
@@ -224,8 +230,8 @@ def test_tools_are_refused_where_the_model_knows_none() -> None:
 
 
 def test_plain_text_gets_the_begin_of_sequence_token() -> None:
-    reference = Reference.from_file(vendor_file("v3")).instruct_tokenizer.tokenizer
-    assert mistral("v3").encode_text("Hello [INST]") == reference.encode("Hello [INST]", bos=True, eos=False)
+    expected = reference("v3").instruct_tokenizer.tokenizer.encode("Hello [INST]", bos=True, eos=False)
+    assert mistral("v3").encode_text("Hello [INST]") == expected
     with pytest.raises(RequestError) as refused:
         mistral("v3").encode_text("\ud800")
     assert refused.value.param == "prompt"
