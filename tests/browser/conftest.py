@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bridge_adapter.app import create_app
-from bridge_adapter.settings import Model, Server, Settings
+from bridge_adapter.settings import Model, Observe, Server, Settings
 from tests.browser.scripted_truss import ScriptedTruss, ServerThread
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def truss() -> Iterator[ScriptedTruss]:
 def adapter_settings(truss: ScriptedTruss, **parts: Any) -> Settings:
     url = f"{truss.server.url}/predict"
     models = {"scripted": Model(url=url, dialect="predict"), "another": Model(url=url, dialect="predict")}
-    return Settings(models=models, server=Server(web=True), **parts)
+    return Settings(models=models, server=Server(web=True), observe=Observe(access_log="off"), **parts)
 
 
 @pytest.fixture(scope="package")

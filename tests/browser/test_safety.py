@@ -50,10 +50,10 @@ def nothing_ran(page: Page, part: str) -> None:
     assert page.evaluate(ATTRIBUTES, f"{part} *") == []
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_a_models_text_does_nothing(page: Page, truss: ScriptedTruss, attack: str) -> None:
-    truss.answer("attack", [text(piece) for piece in [attack[:7], attack[7:20], attack[20:]] if piece])
-    finished(ask(page, "attack"))
+def test_a_models_text_does_nothing(page: Page, truss: ScriptedTruss) -> None:
+    for attack in ATTACKS:
+        truss.answer("attack", [text(piece) for piece in [attack[:7], attack[7:20], attack[20:]] if piece])
+        finished(ask(page, "attack"))
     nothing_ran(page, ".markdown")
 
 
@@ -90,7 +90,10 @@ def test_the_policy_stops_what_the_page_would_not(page: Page, watch: Watch) -> N
             const outcomes = [];
             try { await fetch("http://elsewhere.invalid/"); outcomes.push("fetched"); } catch { }
             try { document.body.innerHTML = "<b>x</b>"; outcomes.push("html"); } catch { }
-            try { eval("window.ran = 1"); outcomes.push("eval"); } catch { }
+            await new Promise((resolve) => setTimeout(() => {
+                try { eval("window.ran = 1"); outcomes.push("eval"); } catch { }
+                resolve();
+            }));
             const script = document.createElement("script");
             script.append("window.ran = 1");
             try { document.body.append(script); } catch { }
@@ -98,6 +101,7 @@ def test_the_policy_stops_what_the_page_would_not(page: Page, watch: Watch) -> N
         }"""
     )
     assert reached == [[], None]
+    assert page.locator("#composer").count() == 1
     watch.requests[:] = [url for url in watch.requests if url != "http://elsewhere.invalid/"]
 
 

@@ -35,7 +35,7 @@ def test_a_call_is_shown_and_answered(page: Page, truss: ScriptedTruss) -> None:
         }
     ]
     assert truss.bodies[-1]["messages"][1:] == [
-        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "assistant", "tool_calls": calls},
         {"role": "tool", "tool_call_id": "call_00000001", "content": "4 degrees"},
     ]
     expect(answer.get_by_role("textbox")).to_have_count(0)

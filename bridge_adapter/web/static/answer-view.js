@@ -50,37 +50,44 @@ export class AnswerView {
     );
   }
 
-  /** Draws what has come so far. */
-  update() {
+  /** Draws what has come so far, stopping where it takes longer than `until`; true when all is drawn. */
+  update(until) {
     const { answer, state } = this.#node;
     const running = state === "running";
     this.#waiting.hidden = !running || answer.firstAt !== null;
-    this.element.setAttribute("aria-busy", String(running));
-    this.element.dataset.state = state;
-    if (this.#tokens.element.hidden) this.#markdown.update(answer.text, !running);
-    else this.#tokens.update(answer.logprobs);
+    const drawn = this.#tokens.element.hidden
+      ? this.#markdown.update(answer.text, !running, until)
+      : this.#tokens.update(answer.logprobs);
     this.#drawCalls();
     this.#stats.replaceChildren(stats(this.#node));
+    this.element.setAttribute("aria-busy", String(running || !drawn));
+    return drawn;
   }
 
   /** Draws what depends on the rest of the conversation: the error, the buttons. */
   settle() {
     const node = this.#node;
-    const { canChange, siblings, last, chosen } = this.#page.place(node);
-    const mark = JSON.stringify([node.state, canChange, siblings.map(({ id }) => id), last, chosen]);
+    const place = this.#page.place(node);
+    const mark = JSON.stringify([node.state, { ...place, siblings: place.siblings.map(({ id }) => id) }]);
     if (mark === this.#shown) return;
     this.#shown = mark;
-    this.update();
-    this.#error.replaceChildren(
-      ...(node.error
-        ? [
-            errorCard(node.error, {
-              showField: this.#page.showField,
-              retry: canChange ? () => this.#page.again(node) : null,
-            }),
-          ]
-        : []),
-    );
+    this.#drawCalls();
+    this.#drawError(place);
+    this.#drawActions(place);
+  }
+
+  focus() {
+    this.#actions.querySelector("button:enabled")?.focus();
+  }
+
+  #drawError({ canChange }) {
+    const { error } = this.#node;
+    const retry = canChange ? () => this.#page.again(this.#node) : null;
+    this.#error.replaceChildren(...(error ? [errorCard(error, { showField: this.#page.showField, retry })] : []));
+  }
+
+  #drawActions({ canChange, siblings, chosen }) {
+    const node = this.#node;
     this.#tokensButton.hidden = !node.answer.logprobs.length;
     const actions = [
       ...branches(node, siblings, this.#page.show),
@@ -124,6 +131,6 @@ export class AnswerView {
     this.#tokens.element.hidden = !shown;
     this.#markdown.element.hidden = shown;
     this.#tokensButton.setAttribute("aria-pressed", String(shown));
-    this.update();
+    this.#page.redraw(this.#node);
   }
 }

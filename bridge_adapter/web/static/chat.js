@@ -7,6 +7,7 @@ import { ApiError, BrokenStream } from "./api.js";
 import { chatRequest } from "./settings.js";
 
 const SAVE_EVERY = 5000;
+const LONGEST_TURN = 10;
 
 export class Chat extends EventTarget {
   #api;
@@ -113,8 +114,12 @@ export class Chat extends EventTarget {
     try {
       const { requestId, batches } = await this.#api.chat(node.request, abort.signal);
       node.answer.requestId = requestId;
+      let turn = now();
       for await (const batch of batches) {
-        for (const data of batch) take(node, data);
+        for (const data of batch) {
+          take(node, data);
+          if (now() - turn > LONGEST_TURN) turn = await nextTurn();
+        }
         this.#tell("answer", node.id);
         if (now() - saved > SAVE_EVERY) {
           saved = now();
@@ -160,6 +165,11 @@ function take(node, data) {
   }
   if (chunk.error) throw new ApiError(chunk.error);
   takeChunk(node.answer, chunk, now());
+}
+
+// Lets the browser draw and listen: reads of what has arrived already would follow each other without a pause.
+function nextTurn() {
+  return new Promise((resolve) => setTimeout(() => resolve(now())));
 }
 
 function told({ name, message, type = null, param = null, code = null, status = null, retryAfter = null }) {

@@ -1,4 +1,7 @@
-/** Where conversations are kept: IndexedDB, in this browser alone. Knows records by their id, not what is in them. */
+/**
+ * Where conversations are kept: IndexedDB, in this browser alone. Knows records by their id, not what is in them.
+ * Each is one text: copying the many small objects of a long answer would hold the page up for longer.
+ */
 const NAME = "truss-openai-bridge";
 const STORE = "conversations";
 
@@ -15,12 +18,13 @@ export class Library {
 
   /** Every record, last changed first. */
   async all() {
-    const records = await settled(this.#store("readonly").getAll());
+    const kept = await settled(this.#store("readonly").getAll());
+    const records = kept.map(({ text }) => JSON.parse(text));
     return records.sort((a, b) => b.updatedAt - a.updatedAt);
   }
 
   put(record) {
-    return settled(this.#store("readwrite").put(record));
+    return settled(this.#store("readwrite").put({ id: record.id, text: JSON.stringify(record) }));
   }
 
   delete(id) {

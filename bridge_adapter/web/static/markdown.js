@@ -43,24 +43,34 @@ function escape(text) {
 export class MarkdownView {
   element = element("div", { class: "markdown" });
   #blocks = [];
+  #lexed = { text: "", tokens: [] };
 
-  /** Draws `text`; while it is not `complete`, its last block is taken to be still growing. */
-  update(text, complete) {
-    const tokens = marked.lexer(text, marked.defaults).filter(({ type }) => type !== "space" && type !== "def");
+  /**
+   * Draws `text`; while it is not `complete`, its last block is taken to be still growing.
+   * Past the time `until` it stops between two blocks and returns false: the rest is for the next call.
+   */
+  update(text, complete, until) {
+    const tokens = this.#tokens(text);
     const closed = (index) => complete || index < tokens.length - 1;
+    const stands = (block, index) => block?.raw === tokens[index].raw && block.closed === closed(index);
     let kept = 0;
-    while (
-      kept < tokens.length &&
-      this.#blocks[kept]?.raw === tokens[kept].raw &&
-      this.#blocks[kept].closed === closed(kept)
-    )
-      kept++;
+    while (kept < tokens.length && stands(this.#blocks[kept], kept)) kept++;
     for (const block of this.#blocks.splice(kept)) for (const node of block.nodes) node.remove();
     for (let index = kept; index < tokens.length; index++) {
       const nodes = drawn(tokens[index], closed(index));
       this.element.append(...nodes);
       this.#blocks.push({ raw: tokens[index].raw, closed: closed(index), nodes });
+      if (performance.now() > until && index < tokens.length - 1) return false;
     }
+    return true;
+  }
+
+  #tokens(text) {
+    if (text !== this.#lexed.text) {
+      const tokens = marked.lexer(text, marked.defaults).filter(({ type }) => type !== "space" && type !== "def");
+      this.#lexed = { text, tokens };
+    }
+    return this.#lexed.tokens;
   }
 }
 

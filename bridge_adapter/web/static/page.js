@@ -60,7 +60,11 @@ class Page {
     };
   }
 
-  show = (id) => this.chat.show(id);
+  show = (id) => {
+    this.chat.show(id);
+    this.thread.view(id).focus();
+  };
+  redraw = (node) => this.thread.redraw(node.id);
   again = (node) => this.#tried(() => this.chat.again(node, this.preferences.sides[node.side]));
   edit = (node, text) => this.#tried(() => this.chat.edit(node, text, this.preferences.settings));
   giveResults = (node, results) =>
@@ -89,7 +93,8 @@ class Page {
   }
 
   editLast() {
-    if (!this.chat.busy) this.thread.lastQuestion()?.edit();
+    const last = this.current.path().findLast(({ role }) => role === "user");
+    if (last && !this.chat.busy) this.thread.view(last.id).edit();
   }
 
   // What the list calls.

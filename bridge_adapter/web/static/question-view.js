@@ -24,7 +24,14 @@ export class QuestionView {
     );
   }
 
-  update() {}
+  /** There is nothing to draw later: a question comes whole. */
+  update() {
+    return true;
+  }
+
+  focus() {
+    this.#actions.querySelector("button:enabled")?.focus();
+  }
 
   settle() {
     const node = this.#node;

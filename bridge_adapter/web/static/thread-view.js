@@ -1,12 +1,13 @@
 /**
- * The messages shown, first to last, pairs side by side. Redraws a growing answer at most once a frame,
- * and keeps to the end while it grows.
+ * The messages shown, first to last, pairs side by side. Draws answers a few milliseconds a frame, however fast they
+ * come, and keeps to the end while they grow.
  */
 import { AnswerView } from "./answer-view.js";
 import { element } from "./element.js";
 import { QuestionView } from "./question-view.js";
 
 const NEAR = 80;
+const BUDGET = 8;
 
 export class ThreadView {
   #chat;
@@ -24,7 +25,7 @@ export class ThreadView {
     this.#chat = chat;
     this.#page = page;
     chat.addEventListener("thread", () => this.#arrange());
-    chat.addEventListener("answer", ({ detail }) => this.#grow(detail));
+    chat.addEventListener("answer", ({ detail }) => this.redraw(detail));
     scroller.addEventListener("scroll", () => {
       this.#following = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR;
     });
@@ -37,10 +38,15 @@ export class ThreadView {
     this.#keepToEnd();
   }
 
-  /** The last question shown, for editing. */
-  lastQuestion() {
-    const node = this.#chat.conversation.path().findLast(({ role }) => role === "user");
-    return node && this.#views.get(node.id);
+  /** The view of a message that is shown. */
+  view(id) {
+    return this.#views.get(id);
+  }
+
+  /** Draws a message that changed, in the next frames. */
+  redraw(id) {
+    if (!this.#pending.size) this.#plan();
+    this.#pending.add(id);
   }
 
   #arrange() {
@@ -48,9 +54,7 @@ export class ThreadView {
     const views = new Map();
     const items = rows.map((nodes) => {
       const elements = nodes.map((node) => {
-        const view =
-          this.#views.get(node.id) ??
-          (node.role === "assistant" ? new AnswerView(node, this.#page) : new QuestionView(node, this.#page));
+        const view = this.#views.get(node.id) ?? this.#made(node);
         views.set(node.id, view);
         view.settle();
         return view.element;
@@ -67,19 +71,25 @@ export class ThreadView {
     this.#keepToEnd();
   }
 
-  #grow(id) {
-    this.#pending.add(id);
-    if (this.#pending.size > 1) return;
-    // A slow redraw is followed by a rest of three times its length, so typing and scrolling stay smooth.
-    setTimeout(() => requestAnimationFrame(() => this.#draw()), this.#cost * 3);
+  #made(node) {
+    this.redraw(node.id);
+    return node.role === "assistant" ? new AnswerView(node, this.#page) : new QuestionView(node, this.#page);
+  }
+
+  // A frame that took long is followed by a rest of the same length, so typing and scrolling stay smooth.
+  #plan() {
+    setTimeout(() => requestAnimationFrame(() => this.#draw()), this.#cost);
   }
 
   #draw() {
     const started = performance.now();
-    for (const id of this.#pending) this.#views.get(id)?.update();
-    this.#pending.clear();
+    for (const id of this.#pending) {
+      if (this.#views.get(id)?.update(started + BUDGET) ?? true) this.#pending.delete(id);
+      if (performance.now() > started + BUDGET) break;
+    }
     this.#keepToEnd();
     this.#cost = performance.now() - started;
+    if (this.#pending.size) this.#plan();
   }
 
   #keepToEnd() {

@@ -4,13 +4,15 @@
  */
 import { element } from "./element.js";
 
+const AT_ONCE = 200;
+
 let views = 0;
 
 export class TokenView {
   element = element("div", { class: "tokens" });
   #entries = [];
   #list;
-  #details = element("div", { class: "token-details", "aria-live": "polite" });
+  #details = element("div", { class: "token-details", "aria-live": "polite", role: "region", tabindex: "0" });
   #prefix = `tokens-${++views}`;
   #active = -1;
 
@@ -25,15 +27,16 @@ export class TokenView {
     this.#list.addEventListener("click", (event) => this.#point(event.target));
     this.#list.addEventListener("focus", () => this.#show(Math.max(this.#active, 0)));
     this.#list.addEventListener("keydown", (event) => this.#key(event));
+    this.#details.setAttribute("aria-label", "Alternatives");
     this.element.append(this.#list, this.#details);
   }
 
-  /** Draws the logprobs that are not there yet; they only ever grow. */
+  /** Draws the logprobs that are not there yet (they only ever grow), some more at each call; true when all are. */
   update(logprobs) {
-    this.#list.append(
-      ...logprobs.slice(this.#entries.length).map((entry, index) => this.#token(entry, this.#entries.length + index)),
-    );
-    this.#entries = [...logprobs];
+    const next = logprobs.slice(this.#entries.length, this.#entries.length + AT_ONCE);
+    this.#list.append(...next.map((entry, index) => this.#token(entry, this.#entries.length + index)));
+    this.#entries.push(...next);
+    return this.#entries.length === logprobs.length;
   }
 
   #token(entry, index) {
