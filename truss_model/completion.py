@@ -1,7 +1,7 @@
 """One running request: what the engine delivers, fed to each row's Answer. Knows neither the wire nor Truss."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from truss_model.answer import Answer, AnswerFinish, Delta
@@ -53,21 +53,24 @@ class Completion:
         finally:
             admitted.cancel()
 
-    async def news(self, *, patience: float | None) -> AsyncIterator[list[RowNews]]:
+    async def news(self, *, patience: float | None) -> AsyncGenerator[list[RowNews], None]:
         """Yield news of the rows until all have finished; an empty list after `patience` seconds without."""
         outputs = self._generation.outputs()
-        while self._running:
-            try:
-                async with asyncio.timeout(patience):
-                    batch = await anext(outputs)
-            except TimeoutError:
-                # The generator ended with the wait, but what it waits for is the generation's: nothing is lost.
-                outputs = self._generation.outputs()
-                yield []
-            except StopAsyncIteration:
-                raise self._abort_reason or GenerationFailed("The engine ended the request early.") from None
-            else:
-                yield [self._feed(output) for output in batch if output.index in self._running]
+        try:
+            while self._running:
+                try:
+                    async with asyncio.timeout(patience):
+                        batch = await anext(outputs)
+                except TimeoutError:
+                    # The generator ended with the wait, but what it waits for is the generation's: nothing is lost.
+                    outputs = self._generation.outputs()
+                    yield []
+                except StopAsyncIteration:
+                    raise self._abort_reason or GenerationFailed("The engine ended the request early.") from None
+                else:
+                    yield [self._feed(output) for output in batch if output.index in self._running]
+        finally:
+            await outputs.aclose()
 
     def _feed(self, output: TokenOutput) -> RowNews:
         answer = self._answers[output.index]

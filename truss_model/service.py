@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -133,8 +134,9 @@ class Service:
 
     async def _lines(self, completion: Completion, narrator: Narrator) -> AsyncIterator[str]:
         try:
-            async for line in narrator.lines(self._settings.keepalive_seconds):
-                yield line
+            async with aclosing(narrator.lines(self._settings.keepalive_seconds)) as lines:
+                async for line in lines:
+                    yield line
         finally:
             self._release(completion)
 

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from truss_model import events
@@ -29,19 +30,20 @@ class Narrator:
         self._logprobs = logprobs
         self._untold: Counter[int] = Counter()  # tokens by row that no line has counted yet
 
-    async def lines(self, keepalive_seconds: float) -> AsyncIterator[str]:
+    async def lines(self, keepalive_seconds: float) -> AsyncGenerator[str, None]:
         """The stream: start, then the rows' events, then done; whatever goes wrong on the way is its last line."""
         clock = asyncio.get_running_loop().time
         try:
             usage = self._completion.usage
             yield events.start_line(usage.prompt_tokens, usage.cached_tokens, self._model)
             told = clock()
-            async for news in self._completion.news(patience=keepalive_seconds):
-                lines = "".join(line for row in news for line in self._row_lines(row))
-                # A row may make tokens for long that show nothing yet: then, too, the line is kept alive.
-                if lines or clock() - told >= keepalive_seconds:
-                    yield lines or events.KEEP_ALIVE
-                    told = clock()
+            async with aclosing(self._completion.news(patience=keepalive_seconds)) as all_news:
+                async for news in all_news:
+                    lines = "".join(line for row in news for line in self._row_lines(row))
+                    # A row may make tokens for long that show nothing yet: then, too, the line is kept alive.
+                    if lines or clock() - told >= keepalive_seconds:
+                        yield lines or events.KEEP_ALIVE
+                        told = clock()
             yield events.done_line(self._completion.usage)
         except TrussModelError as error:
             yield events.error_line(error)

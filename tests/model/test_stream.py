@@ -112,7 +112,7 @@ async def test_a_closed_stream_cancels_all_rows(tokenizer: ChatTokenizer) -> Non
     running = Running(tokenizer, rows=2)
     lines = running.narrator.lines(60.0)
     await anext(lines)
-    await lines.aclose()  # type: ignore[attr-defined]
+    await lines.aclose()
     assert running.cancelled == [None]
 
 

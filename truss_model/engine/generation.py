@@ -1,7 +1,7 @@
 """A request's side of the engine: an async stream of token ids, delivered once a step, merged for slow readers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -54,10 +54,11 @@ class Generation:
         if self._error is not None:
             raise self._error
 
-    async def outputs(self) -> AsyncIterator[list[TokenOutput]]:
+    async def outputs(self) -> AsyncGenerator[list[TokenOutput], None]:
         """Yield what each row has got since the last time, until every row has finished or was cancelled.
 
-        Raises GenerationFailed or EngineUnwell after the tokens that were made before the fault.
+        Raises GenerationFailed or EngineUnwell after the tokens that were made before the fault. After a cancelled
+        wait it may be called anew: nothing is lost.
         """
         while self._open or self._pending or self._error:
             await self._news.wait()
