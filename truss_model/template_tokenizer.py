@@ -5,6 +5,7 @@ A template prints messages and control tokens into one string; this module keeps
 
 import json
 import re
+import secrets
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -20,7 +21,7 @@ from truss_model.messages import Message, parse_messages
 from truss_model.tool_format import CALL_END, CALL_START, ToolFormat, ToolStyle
 from truss_model.tools import NO_TOOLS, ToolUse
 from truss_model.unicode import check_unicode
-from truss_model.vocabulary import from_tokenizer_json
+from truss_model.vocabulary import from_tokenizer_json, pieces_by_id
 
 _MARKUP = re.compile(r"[<\[].*[>\]]", re.DOTALL)
 
@@ -166,8 +167,17 @@ def _alternatives(control: Sequence[dict[str, Any]]) -> re.Pattern[str]:
 
 
 def _without(raw: dict[str, Any], control: Sequence[dict[str, Any]]) -> tuple[Tokenizer, Tokenizer]:
-    """Tokenizers that know no control token: for text that begins a prompt, and for text after a control token."""
-    kept = [token for token in raw["added_tokens"] if token not in control]
+    """Tokenizers that know no control token: for text that begins a prompt, and for text after a control token.
+
+    Added tokens outside the model's vocabulary are numbered by their place in the list: a control token among them is
+    renamed to what nobody can write, the others are left out.
+    """
+    in_vocabulary = set(pieces_by_id(raw["model"]["vocab"]).values())
+    kept = [
+        {**token, "content": secrets.token_hex(16)} if token in control else token
+        for token in raw["added_tokens"]
+        if token not in control or token["content"] not in in_vocabulary
+    ]
     plain = {**raw, "added_tokens": kept, "post_processor": None, "truncation": None, "padding": None}
     later = json.loads(json.dumps(plain))
     for part in _parts(later.get("pre_tokenizer")):

@@ -43,7 +43,7 @@ def from_tokenizer_json(raw: Mapping[str, Any], *, text_tokens: Collection[str])
     Special tokens named in `text_tokens` count as text. Raises LoadError for a decoder of another kind.
     """
     byte_level = _decoder_kinds(raw.get("decoder"))
-    pieces = _pieces(raw["model"]["vocab"])
+    pieces = pieces_by_id(raw["model"]["vocab"])
     special: set[int] = set()
     literal: dict[int, bytes] = {}
     for token in raw["added_tokens"]:
@@ -91,7 +91,7 @@ def _decoder_kinds(decoder: Mapping[str, Any] | None) -> bool:
     raise LoadError(f"tokenizer.json has a decoder of the kind {kinds}; ByteLevel or ByteFallback is needed.")
 
 
-def _pieces(vocab: object) -> dict[int, str]:
+def pieces_by_id(vocab: object) -> dict[int, str]:
     if isinstance(vocab, Mapping):
         return {int(index): str(piece) for piece, index in vocab.items()}
     if isinstance(vocab, Sequence):  # Unigram: [piece, score] by id
