@@ -1,11 +1,11 @@
-"""Greedy tokens equal plain transformers `generate`, whatever the engine does with batches, chunks, pages and prefixes."""
+"""Greedy tokens equal plain transformers `generate`, whatever happens to batches, chunks, pages and prefixes."""
 
 import asyncio
 import random
 
 import pytest
-from tests.engine.conftest import StartEngine, collect, greedy, make_model, reference
 
+from tests.engine.conftest import StartEngine, collect, greedy, make_model, reference
 from truss_model.engine import runner
 from truss_model.engine.limits import kv_bytes_per_token
 from truss_model.engine.params import SamplingParams

@@ -250,6 +250,7 @@ class Engine:
                 self._waiting.discard(row.generation)
                 self._cached_tokens += row.computed
                 self._delivery.admit(row.generation, row.computed)
+        self._delivery.flush()  # told before the step: a long prompt's may take its time
 
     def _emit(self, rows: list[Row], sampled: Sampled) -> None:
         for row, token, logprob in zip(rows, sampled.tokens, sampled.logprobs, strict=True):

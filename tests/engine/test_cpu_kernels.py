@@ -1,0 +1,95 @@
+"""The C kernels against plain torch."""
+
+import ctypes
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import MistralConfig
+from transformers.models.mistral.modeling_mistral import MistralMLP, MistralRMSNorm, apply_rotary_pos_emb
+
+from truss_model.engine.attention import PagedKV, TorchPagedAttention
+from truss_model.engine.batch import StepBatch
+from truss_model.engine.cpu.build import kernels
+from truss_model.engine.cpu.layers import KernelRMSNorm, PackedMLP, Product
+
+
+@pytest.fixture(scope="module")
+def library() -> ctypes.CDLL:
+    built = kernels()
+    assert built is not None, "the kernels must build where the tests run: is there a C compiler?"
+    return built
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 13, 97, 200])
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+def test_linear(library: ctypes.CDLL, rows: int, weights: str) -> None:
+    layers = [nn.Linear(38, outputs, bias=False) for outputs in (16, 48)]
+    product = Product(library, layers, weights)  # type: ignore[arg-type]
+    x = torch.randn(rows, 38)
+    kept = torch.cat([layer.weight for layer in layers])
+    kept = kept.bfloat16().float() if weights == "bfloat16" else kept
+    torch.testing.assert_close(product(x), F.linear(x, kept), atol=1e-5, rtol=1e-5)
+
+
+def test_norm_and_mlp(library: ctypes.CDLL) -> None:
+    config = MistralConfig(hidden_size=64, intermediate_size=96, hidden_act="silu")
+    mlp, norm, x = MistralMLP(config), MistralRMSNorm(64, 1e-5), torch.randn(1, 37, 64)
+    norm.weight.data = torch.randn(64)
+    with torch.inference_mode():
+        torch.testing.assert_close(PackedMLP(library, mlp, "float32")(x), mlp(x), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(KernelRMSNorm(library, norm)(x), norm(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 1, 20, 300])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 4, 16), (9, 3, 64), (8, 1, 32), (32, 8, 128)])
+def test_attention(library: ctypes.CDLL, window: int | None, heads: int, kv_heads: int, dim: int) -> None:
+    config = MistralConfig(
+        num_hidden_layers=1, num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=dim, hidden_size=64
+    )
+    counts, contexts = [1, 1, 40, 9, 1], [1, 300, 300, 9, 17]
+    total, width = sum(counts), 20
+    tables = torch.randperm(len(counts) * width).view(len(counts), width).int()
+    starts = torch.tensor([0, *torch.tensor(counts).cumsum(0).tolist()], dtype=torch.int32)
+    position = torch.cat([torch.arange(c - n, c) for n, c in zip(counts, contexts, strict=True)])
+    owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    slots = tables[owner, position // 16].long() * 16 + position % 16
+    batch = StepBatch(
+        tokens=torch.zeros(1, total, dtype=torch.long),
+        positions=position[None],
+        slots=slots,
+        tables=tables,
+        starts=starts,
+        contexts=torch.tensor(contexts, dtype=torch.int32),
+        sampled=torch.tensor([0]),
+        longest=max(counts),
+    )
+    ours, twin = (PagedKV(config, tables.numel(), 16, torch.float32, torch.device("cpu")) for _ in range(2))
+    for kv in (ours, twin):
+        torch.manual_seed(0)
+        kv.keys.normal_()
+        kv.values.normal_()
+    qkv = torch.randn(total, heads + 2 * kv_heads, dim)
+    angles = torch.randn(total, dim // 2).repeat(1, 2)
+    cos, sin = angles.cos(), angles.sin()
+
+    q, k, v = (part.transpose(0, 1)[None] for part in qkv.split([heads, kv_heads, kv_heads], 1))
+    q, k = apply_rotary_pos_emb(q, k, cos[None], sin[None])
+    expected = TorchPagedAttention(twin)(
+        0, q[0].transpose(0, 1), k[0].transpose(0, 1), v[0].transpose(0, 1), batch, dim**-0.5, window
+    )
+
+    shape = heads, kv_heads, dim
+    keys, values = ours.keys[0].data_ptr(), ours.values[0].data_ptr()
+    out = torch.empty(total, heads, dim)
+    library.rope_append(
+        qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), slots.data_ptr(), keys, values, total, *shape
+    )
+    assert library.paged_attention(
+        qkv.data_ptr(), out.data_ptr(), keys, values, tables.data_ptr(), starts.data_ptr(), batch.contexts.data_ptr(),
+        len(counts), width, *shape, dim**-0.5, window or 0,
+    ) == 0  # fmt: skip
+    torch.testing.assert_close(ours.keys, twin.keys, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.values, twin.values)
+    torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
