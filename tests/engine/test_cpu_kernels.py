@@ -64,6 +64,7 @@ def test_attention(library: ctypes.CDLL, window: int | None, heads: int, kv_head
         contexts=torch.tensor(contexts, dtype=torch.int32),
         sampled=torch.tensor([0]),
         longest=max(counts),
+        decodes=2,
     )
     ours, twin = (PagedKV(config, tables.numel(), 16, torch.float32, torch.device("cpu")) for _ in range(2))
     for kv in (ours, twin):
