@@ -14,7 +14,9 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.c")
-FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC")
+COMPILE = ("-c", "-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC")
+# Linked apart: with -ffast-math the linker adds code that makes the whole process flush denormal numbers to zero.
+LINK = ("-shared", "-fopenmp")
 
 _pointer, _long, _float, _int = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
 SIGNATURES: dict[str, tuple[object, ...]] = {
@@ -50,15 +52,18 @@ def _load() -> ctypes.CDLL | None:
 
 def _build(compiler: str) -> Path:
     source = SOURCE.read_bytes()
-    machine = f"{platform.machine()} {_cpu_flags()} {compiler} {FLAGS}"
+    machine = f"{platform.machine()} {_cpu_flags()} {compiler} {COMPILE} {LINK}"
     name = hashlib.sha256(source + machine.encode()).hexdigest()[:16]
     target = _cache_folder() / f"kernels-{name}.so"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            built = Path(scratch) / target.name
-            command = [compiler, *FLAGS, "-o", str(built), str(SOURCE), "-lm"]
-            subprocess.run(command, check=True, capture_output=True, text=True)
-            built.replace(target)
+            compiled, linked = Path(scratch) / "kernels.o", Path(scratch) / target.name
+            for command in (
+                [compiler, *COMPILE, "-o", str(compiled), str(SOURCE)],
+                [compiler, *LINK, "-o", str(linked), str(compiled), "-lm"],
+            ):
+                subprocess.run(command, check=True, capture_output=True, text=True)
+            linked.replace(target)
     return target
 
 
