@@ -26,6 +26,7 @@ def main() -> None:
 
 
 def converse(running: Running) -> None:
+    running.adapter.quiet()
     client = OpenAI(api_key="none", base_url=f"{running.base_url}/{PATH_ID}/v1")
     print(f"\n{running.model} through {client.base_url}\n")
     for message in CONVERSATION:

@@ -59,7 +59,7 @@ def start_adapter(
     environment: Mapping[str, str] | None = None,
     echo: Echo | None = None,
 ) -> ServerProcess:
-    """Start the adapter with a settings file made from `settings`. Ready when `GET /health/ready` answers 200."""
+    """Start the adapter with a settings file made from `settings`. `wait_adapter` tells when it serves."""
     file = run_dir / "adapter.yaml"
     file.write_text(yaml.safe_dump(dict(settings), sort_keys=False))
     variables = {**os.environ, **(environment or {}), "BRIDGE_SERVER_PORT": str(port), "PYTHONUNBUFFERED": "1"}
@@ -68,4 +68,5 @@ def start_adapter(
 
 
 def wait_adapter(adapter: ServerProcess, port: int, timeout: float = 30.0) -> None:
-    adapter.wait_ready(f"http://127.0.0.1:{port}/health/ready", timeout)
+    """Return when it serves; whether its models do is what `/health/ready` tells."""
+    adapter.wait_ready(f"http://127.0.0.1:{port}/health/live", timeout)

@@ -16,9 +16,10 @@ from scripts.process import ServerProcess, free_port
 from scripts.serve import REPOSITORY
 from scripts.stack import start_adapter, start_truss, truss_url, wait_adapter, wait_truss
 from tests.model.conftest import tiny_mistral as tiny_mistral
+from truss_model.loading.demo import demo_folder
 
 LOAD_SECONDS = 100.0
-BASE_ENVIRONMENT = {"TRUSS_MODEL_DTYPE": "float32", "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+BASE_ENVIRONMENT = {"TRUSS_MODEL_DTYPE": "float32", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,12 @@ class Service:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+
+@pytest.fixture(scope="session")
+def demo_weights() -> Path:
+    """The demo model's folder, converted if this machine has not yet done so."""
+    return demo_folder(None)
 
 
 @pytest.fixture(scope="session")
@@ -54,8 +61,10 @@ def tiny(
 
 
 @pytest.fixture(scope="session")
-def smollm2(image: Image, ports: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    environment = {**BASE_ENVIRONMENT, "TRUSS_MODEL_ID": "demo"}
+def smollm2(
+    image: Image, ports: dict[str, int], demo_weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    environment = {**BASE_ENVIRONMENT, "TRUSS_MODEL_PATH": str(demo_weights)}
     with start_truss(image, ports["smollm2"], tmp_path_factory.mktemp("smollm2"), environment=environment) as process:
         wait_truss(process, ports["smollm2"], LOAD_SECONDS)
         yield Service(process, ports["smollm2"])
