@@ -6,32 +6,46 @@ The model's own forward calls it once a layer; the step's batch comes along as a
 from itertools import pairwise
 from typing import Protocol, cast
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 from transformers import AttentionInterface, PretrainedConfig
-from transformers.masking_utils import AttentionMaskInterface
 
-from truss_model.engine.batch import StepBatch
+from truss_model.engine.batch import StepBatch, there
 
 IMPLEMENTATION = "paged"
 
 
 class PagedKV:
-    """The KV memory. keys: [layers, pages, kv_heads, head_dim, page_size], values: [..., page_size, head_dim]."""
+    """The KV memory. keys, values: [layers, pages, kv_heads, page_size, head_dim].
+
+    transposed_keys: [..., head_dim, page_size] for keys, as the CPU's kernels read them. The page after the last one
+    belongs to no row: padding is written there.
+    """
 
     def __init__(
-        self, config: PretrainedConfig, pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+        self,
+        config: PretrainedConfig,
+        pages: int,
+        page_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        transposed_keys: bool = True,
     ) -> None:
         heads, dim = kv_shape(config)
-        layers = config.num_hidden_layers
         self.page_size = page_size
+        self.transposed_keys = transposed_keys
+        self.padding_page = pages
+        shape = (config.num_hidden_layers, pages + 1, heads, page_size, dim)
+        key_shape = (*shape[:3], dim, page_size) if transposed_keys else shape
         # Filled, not zeros(): memory that is not there shows at the start, and the process does not grow later.
-        self.keys = torch.empty(layers, pages, heads, dim, page_size, dtype=dtype, device=device).fill_(0)
-        self.values = torch.empty(layers, pages, heads, page_size, dim, dtype=dtype, device=device).fill_(0)
+        self.keys = torch.empty(key_shape, dtype=dtype, device=device).fill_(0)
+        self.values = torch.empty(shape, dtype=dtype, device=device).fill_(0)
 
     def copy(self, pairs: list[tuple[int, int]]) -> None:
         """Copy whole pages in every layer, all sources read before the first target is written."""
-        sources, targets = (torch.tensor(side, device=self.keys.device) for side in zip(*pairs, strict=True))
+        sources, targets = (there(np.array(side), self.keys.device) for side in zip(*pairs, strict=True))
         self.keys[:, targets] = self.keys[:, sources]
         self.values[:, targets] = self.values[:, sources]
 
@@ -75,8 +89,10 @@ class TorchPagedAttention:
         window: int | None,
     ) -> torch.Tensor:
         keys, values, size = self.kv.keys[layer], self.kv.values[layer], self.kv.page_size
+        if self.kv.transposed_keys:
+            keys = keys.transpose(-1, -2)
         pages, offsets = batch.slots // size, batch.slots % size
-        keys[pages, :, :, offsets] = key.to(keys.dtype)
+        keys[pages, :, offsets] = key.to(keys.dtype)
         values[pages, :, offsets] = value.to(values.dtype)
         if batch.longest == 1:
             return self._rows(query[:, :, None], keys, values, batch.tables, batch.contexts, scaling, window)[:, :, 0]
@@ -100,8 +116,8 @@ class TorchPagedAttention:
     ) -> torch.Tensor:
         """query [R, H, q, D], the last q tokens of each context -> [R, H, q, D]."""
         rows, width = tables.shape
-        _, heads, dim, size = keys.shape
-        k = keys[tables].permute(0, 2, 1, 4, 3).reshape(rows, heads, width * size, dim).to(query.dtype)
+        _, heads, size, dim = keys.shape
+        k = keys[tables].permute(0, 2, 1, 3, 4).reshape(rows, heads, width * size, dim).to(query.dtype)
         v = values[tables].permute(0, 2, 1, 3, 4).reshape(rows, heads, width * size, dim).to(query.dtype)
         at = torch.arange(width * size, device=query.device)
         own = contexts[:, None] - query.shape[2] + torch.arange(query.shape[2], device=query.device)
@@ -134,10 +150,5 @@ def _paged_attention(
     return paged(layer, q, k, v, batch, scale, sliding_window)[None], None
 
 
-def _no_mask(*_: object, **__: object) -> None:
-    """Causality and windows come from positions and block tables."""
-    return None
-
-
+# No mask function is registered: transformers then makes none, as causality and windows come from positions and tables.
 AttentionInterface.register(IMPLEMENTATION, _paged_attention)
-AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)

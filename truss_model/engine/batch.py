@@ -1,6 +1,7 @@
 """One step as the model's layers see it: which tokens, at which positions, over which pages."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ class StepBatch:
     tokens, positions: int64 [1, T]. slots: int64 [T], page * page_size + offset each token's KV goes to.
     tables: int32 [R, W]. starts: int32 [R + 1], first token of each row. contexts: int32 [R], tokens of each row
     including this step's. sampled: int64 [S], the tokens whose logits are needed. longest: most tokens of one row in T.
+    decodes: so many rows at the front have one token each.
     """
 
     tokens: torch.Tensor
@@ -25,6 +27,7 @@ class StepBatch:
     contexts: torch.Tensor
     sampled: torch.Tensor
     longest: int
+    decodes: int
 
 
 def pack(plan: StepPlan, page_size: int, device: torch.device) -> StepBatch:
@@ -45,17 +48,21 @@ def pack(plan: StepPlan, page_size: int, device: torch.device) -> StepBatch:
         tokens[starts[i] : starts[i + 1]] = row.tokens[chunk.start : chunk.start + chunk.count]
     slots = tables[owner, positions // page_size].astype(np.int64) * page_size + positions % page_size
     sampled = starts[1:][np.fromiter((chunk.samples for chunk in chunks), np.bool_, len(chunks))] - 1
-
-    def there(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(device, non_blocking=True)
-
+    several = np.flatnonzero(counts > 1)
     return StepBatch(
-        tokens=there(tokens[None]),
-        positions=there(positions[None]),
-        slots=there(slots),
-        tables=there(tables),
-        starts=there(starts.astype(np.int32)),
-        contexts=there((begins + counts).astype(np.int32)),
-        sampled=there(sampled),
+        tokens=there(tokens[None], device),
+        positions=there(positions[None], device),
+        slots=there(slots, device),
+        tables=there(tables, device),
+        starts=there(starts.astype(np.int32), device),
+        contexts=there((begins + counts).astype(np.int32), device),
+        sampled=there(sampled, device),
         longest=int(counts.max()),
+        decodes=int(several[0]) if len(several) else len(chunks),
     )
+
+
+def there(array: "np.ndarray[Any, Any]", device: torch.device) -> torch.Tensor:
+    """To the device, not waited for; torch keeps page-locked memory until the copy is done."""
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

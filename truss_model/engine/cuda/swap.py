@@ -1,0 +1,39 @@
+"""Puts the fused modules into a transformers model, layer by layer, when all of them are Llama's or Mistral's."""
+
+from typing import cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from truss_model.engine.cuda.attention import TritonPagedAttention
+from truss_model.engine.cuda.layers import FusedDecoderLayer, FusedNorm, RotaryTable
+from truss_model.engine.cuda.weights import Head, Weight
+from truss_model.engine.llama import linears, llama_layers
+
+
+def fits(model: PreTrainedModel) -> bool:
+    """Whether every layer can be replaced: Llama's structure, no biases, a static rotary embedding, one device."""
+    layers = llama_layers(model)
+    rotary = getattr(model.base_model, "rotary_emb", None)
+    return (
+        bool(layers)
+        and getattr(rotary, "rope_type", None) in RotaryTable.STATIC
+        and all(getattr(linear, "bias", None) is None for layer in layers for linear in linears(layer))
+        and len({parameter.device for parameter in model.parameters()}) == 1
+    )
+
+
+def swap(model: PreTrainedModel, attention: TritonPagedAttention, positions: int, *, fp8: bool = False) -> None:
+    """Replace the layers in place. fp8: hold plain weights of the layers in 8-bit floats from now on."""
+    base = model.base_model
+    layers = cast(nn.ModuleList, base.layers)
+    for index in range(len(layers)):
+        layers[index] = FusedDecoderLayer(layers[index], attention, fp8=fp8)
+        if model.device.type == "cuda":
+            torch.cuda.empty_cache()  # the joined matrix does not fit into what its parts leave behind
+    base.norm = FusedNorm(cast(nn.Module, base.norm))
+    base.rotary_emb = RotaryTable(cast(nn.Module, base.rotary_emb), positions, model.dtype, model.device)
+    head = cast(nn.Module, model.lm_head)
+    if Weight.of([head]) is not None:
+        model.lm_head = Head(cast(nn.Linear, head))
