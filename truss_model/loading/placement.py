@@ -1,11 +1,11 @@
 """Which dtype, which devices, and whether the weights fit there. Decides from figures; only `find_devices` measures."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import torch
 
 from truss_model.engine.cpu.build import kernels
@@ -67,16 +67,13 @@ def _card(index: int) -> Device:
 
 def _free_memory() -> int:
     """What the kernel says is available, or what the container's limit leaves, if that is less."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = int(psutil.virtual_memory().available)
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
         used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        statistics = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
-        return min(free, limit - used + int(statistics["inactive_file"]))  # cached files make way
-    except (OSError, ValueError, KeyError, StopIteration):  # no Linux, no cgroup v2, or no limit ("max")
+    except (OSError, ValueError):  # no cgroup v2, or no limit: "max"
         return free
+    return min(free, limit - used)
 
 
 def place(checkpoint: Checkpoint, settings: ModelSettings, devices: Sequence[Device]) -> Placement:
