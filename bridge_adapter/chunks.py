@@ -1,6 +1,5 @@
 """Events -> chat.completion.chunk -> bytes of server-sent events. Pure; the role comes first, [DONE] last."""
 
-import secrets
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -9,13 +8,13 @@ import orjson
 
 from bridge_adapter.errors import APIError
 from bridge_adapter.jobs import Identity, Job
+from bridge_adapter.tails import Tail
 from bridge_adapter.translate import finish_reason, logprobs, usage
-from bridge_adapter.wire import Delta, Done, Event, Finish, Start, ToolCall, Usage
+from bridge_adapter.wire import Delta, Done, Event, Finish, Start, ToolCall
 
 DONE = b"data: [DONE]\n\n"
 COMMENT = b": keep-alive\n\n"
 _json = msgspec.json.encode
-_TO_MULTIPLE_OF = 32
 
 
 class Renderer(Protocol):
@@ -48,12 +47,12 @@ class ChatChunks:
             head["service_tier"] = job.service_tier
         self._head = b"data: " + _json(head)[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if self._options.include_usage else b"]}\n\n"
-        self._plain = not (self._options.continuous_usage or self._options.obfuscation)
+        self._extra = Tail(job.options)
+        self._plain = self._extra.plain
         self._before_text = [self._head + b'{"index":%d,"delta":{"content":' % index for index in range(job.choices)]
         self._after_text = b'},"logprobs":null,"finish_reason":null}' + self._tail
         self._opened = False
         self._calls_seen: set[tuple[int, int]] = set()
-        self._counts = Usage()
 
     def feed(self, events: Iterable[Event]) -> bytes:
         pieces: list[bytes] = []
@@ -70,15 +69,12 @@ class ChatChunks:
         return failed(error)
 
     def _render(self, event: Event, pieces: list[bytes]) -> None:
+        self._extra.count(event)
         match event:
-            case Start():
-                self._counts = Usage(event.prompt_tokens, 0, event.prompt_tokens, event.cached_tokens)
             case Delta():
-                self._count(event.tokens or len(event.logprobs or ()) or 1)
                 delta = {"content": event.text} if event.text or not event.extra else {}
                 pieces.append(self._chunk(event.index, delta | (event.extra or {}), logprobs(event.logprobs)))
             case ToolCall():
-                self._count(event.tokens or 1)
                 pieces.append(self._chunk(event.index, self._tool_delta(event)))
             case Finish(index=index, reason=reason):
                 pieces.append(self._chunk(index, {}, None, finish_reason(reason, self._job.legacy_functions)))
@@ -92,10 +88,6 @@ class ChatChunks:
         self._opened = True
         opening = {"role": "assistant", "content": "", "refusal": None}
         pieces += [self._chunk(index, opening) for index in range(self._job.choices)]
-
-    def _count(self, tokens: int) -> None:
-        self._counts.completion_tokens += tokens
-        self._counts.total_tokens += tokens
 
     def _tool_delta(self, event: ToolCall) -> dict[str, Any]:
         first = (event.index, event.call) not in self._calls_seen
@@ -114,17 +106,4 @@ class ChatChunks:
         choice = _json({"index": index, "delta": delta, "logprobs": probs, "finish_reason": reason})
         if self._plain:
             return self._head + choice + self._tail
-        more: dict[str, Any] = {}
-        if self._options.continuous_usage:
-            more["usage"] = usage(self._counts)
-        elif self._options.include_usage:
-            more["usage"] = None
-        if self._options.obfuscation:
-            more["obfuscation"] = _padding(len(choice))
-        return self._head + choice + b"]," + _json(more)[1:] + b"\n\n"
-
-
-def _padding(length: int) -> str:
-    """So much noise that an onlooker cannot tell the length of a token from the length of its chunk."""
-    wanted = -length % _TO_MULTIPLE_OF
-    return secrets.token_urlsafe(_TO_MULTIPLE_OF)[:wanted]
+        return self._head + choice + b"]," + _json(self._extra.fields(len(choice)))[1:] + b"\n\n"

@@ -8,10 +8,10 @@ from starlette.types import Receive, Scope, Send
 from bridge_adapter import bodies, upstream_errors
 from bridge_adapter.errors import APIError, UpstreamError
 from bridge_adapter.exchange import Exchange
-from bridge_adapter.faces import Face
 from bridge_adapter.generation import Generation
-from bridge_adapter.jobs import Identity, Job, new_identity
+from bridge_adapter.jobs import Identity, new_identity
 from bridge_adapter.keys import Caller, key_of
+from bridge_adapter.plans import Face, Plan
 from bridge_adapter.replies import EventStream, send_json
 from bridge_adapter.routing import Route
 from bridge_adapter.service import Place, Service
@@ -36,17 +36,17 @@ class Endpoint:
         exchange.client = caller.name
         exchange.add_headers(caller.admit())
         body = await bodies.read_body(receive, headers, self._service.settings.server.max_body)
-        route, job = self._plan(body, scope.get("path_params", {}).get("model_id"), key, caller, exchange)
+        route, plan = self._plan(body, scope.get("path_params", {}).get("model_id"), key, caller, exchange)
         identity = new_identity(self._face.id_prefix, route.model)
-        with Place(route.upstream), caller.stream() if job.stream else nullcontext():
-            if job.stream:
-                await self._stream(receive, send, route, job, identity, exchange)
+        with Place(route.upstream), caller.stream() if plan.job.stream else nullcontext():
+            if plan.job.stream:
+                await self._stream(receive, send, route, plan, identity, exchange)
             else:
-                await self._whole(receive, send, route, job, identity, exchange)
+                await self._whole(receive, send, route, plan, identity, exchange)
 
     def _plan(
         self, body: dict[str, Any], model_id: str | None, key: str | None, caller: Caller, exchange: Exchange
-    ) -> tuple[Route, Job]:
+    ) -> tuple[Route, Plan]:
         router = self._service.router
         if model_id is None:
             route = router.by_name(bodies.model_of(body), key)
@@ -60,26 +60,26 @@ class Endpoint:
         if exchange.dropped:
             exchange.add_headers({"x-bridge-dropped-fields": exchange.dropped_header()})
         body = bodies.with_defaults(body, upstream, self._face.known)
-        job = self._face.job(body)
+        plan = self._face.plan(body)
         bodies.check_caps(upstream, body)
-        exchange.stream = job.stream
-        return route, job
+        exchange.stream = plan.job.stream
+        return route, plan
 
     async def _whole(
-        self, receive: Receive, send: Send, route: Route, job: Job, identity: Identity, exchange: Exchange
+        self, receive: Receive, send: Send, route: Route, plan: Plan, identity: Identity, exchange: Exchange
     ) -> None:
         async with Watch(receive, route.upstream.timeouts) as watch:
-            generation = Generation(self._service.client, route, job, exchange, watch)
+            generation = Generation(self._service.client, route, plan.job, exchange, watch)
             result = await generation.whole()
         exchange.note_result(result)
-        await send_json(send, 200, self._face.answer(job, identity, result))
+        await send_json(send, 200, plan.answer(identity, result))
 
     async def _stream(
-        self, receive: Receive, send: Send, route: Route, job: Job, identity: Identity, exchange: Exchange
+        self, receive: Receive, send: Send, route: Route, plan: Plan, identity: Identity, exchange: Exchange
     ) -> None:
         server = self._service.settings.server
         reply = EventStream(send)
-        renderer = self._face.renderer(job, identity)
+        renderer = plan.renderer(identity)
         watch = Watch(
             receive,
             route.upstream.timeouts,
@@ -89,7 +89,7 @@ class Endpoint:
         )
         try:
             async with watch:
-                generation = Generation(self._service.client, route, job, exchange, watch)
+                generation = Generation(self._service.client, route, plan.job, exchange, watch)
                 async with aclosing(generation.events()) as batches:
                     async for events in batches:
                         failure = _failure(events)

@@ -15,7 +15,7 @@ _FUNCTION_NAME = fields.text(64, r"[a-zA-Z0-9_-]+")
 
 def check_messages(value: Any, param: str = "messages") -> list[dict[str, Any]]:
     messages = [_check_message(item, f"{param}[{i}]") for i, item in enumerate(fields.array(value, param))]
-    _check_tool_replies(messages, param)
+    check_tool_replies(messages, param)
     return messages
 
 
@@ -121,7 +121,7 @@ def _left_out(value: Any, param: str) -> Any:
     return None
 
 
-def _check_tool_replies(messages: list[dict[str, Any]], param: str) -> None:
+def check_tool_replies(messages: list[dict[str, Any]], param: str) -> None:
     """Each tool message answers a call of the assistant turn before it, and each such call is answered."""
     open_calls: list[str] = []
     function_called = False

@@ -125,17 +125,59 @@ _CHAT: dict[str, Any] = {
     "verbosity": _only(["medium"], "No effect."),
     "reasoning_effort": _only(["none"], "No effect."),
 }
-REQUESTS: dict[str, dict[str, Any]] = {
-    "/chat/completions": {
-        "type": "object",
-        "required": ["messages"],
-        "properties": _CHAT,
-        "additionalProperties": False,
-        "example": {"model": "mistral-7b", "messages": [{"role": "user", "content": "Hello!"}]},
+_COMPLETIONS: dict[str, Any] = {
+    **_MODEL,
+    "prompt": {"type": ["string", "array"], "description": "One prompt or several, as text or as token ids."},
+    **_SAMPLING,
+    "max_tokens": _integer(1, None, "At most so many tokens; 16 if not given."),
+    "max_new_tokens": _integer(1, None, "The same as max_tokens. An HF extra."),
+    "logprobs": _integer(0, 5, "Log-probabilities, with so many alternatives a token."),
+    "echo": _boolean("Repeat the prompt before the text."),
+    "best_of": _integer(1, 20, "Make so many choices, show the n likeliest."),
+}
+_RESPONSES: dict[str, Any] = {
+    **_MODEL,
+    "input": {"type": ["string", "array"], "description": "Text, or messages, function calls and their outputs."},
+    "instructions": _string("Goes before the input as a system message."),
+    "max_output_tokens": _integer(1, None, "At most so many tokens."),
+    **{name: _SAMPLING[name] for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")},
+    **{name: _SAMPLING[name] for name in ("min_tokens", "ignore_eos", "stream", "user")},
+    **_HARMLESS,
+    "stream_options": {"type": ["object", "null"], "properties": {"include_obfuscation": {"type": "boolean"}}},
+    "text": {
+        "type": ["object", "null"],
+        "properties": {"format": {"type": "object"}, "verbosity": _only(["medium"], "")},
     },
+    "tools": {"type": ["array", "null"], "maxItems": 128, "items": {"type": "object"}},
+    "tool_choice": {"type": ["string", "object", "null"]},
+    "parallel_tool_calls": _boolean("Whether several calls may be made at once."),
+    "top_logprobs": _integer(0, 20, "So many alternatives a token."),
+    "include": {"type": ["array", "null"], "items": {"type": "string"}},
+    "reasoning": {"type": ["object", "null"], "properties": {"effort": _only(["none"], "No effect.")}},
+    "background": _only([False], "No effect."),
+    "truncation": _only(["disabled"], "No effect."),
+}
+
+
+def _request(properties: dict[str, Any], required: str, example: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": [required],
+        "properties": properties,
+        "additionalProperties": False,
+        "example": {"model": "mistral-7b", **example},
+    }
+
+
+REQUESTS: dict[str, dict[str, Any]] = {
+    "/chat/completions": _request(_CHAT, "messages", {"messages": [{"role": "user", "content": "Hello!"}]}),
+    "/completions": _request(_COMPLETIONS, "prompt", {"prompt": "Once upon a time", "max_tokens": 32}),
+    "/responses": _request(_RESPONSES, "input", {"input": "Hello!"}),
 }
 STREAM_EXAMPLE = {
     "/chat/completions": 'data: {"object": "chat.completion.chunk", ...}\n\ndata: [DONE]\n\n',
+    "/completions": 'data: {"object": "text_completion", ...}\n\ndata: [DONE]\n\n',
+    "/responses": 'event: response.output_text.delta\ndata: {"delta": "Hi", ...}\n\n',
 }
 ERROR: dict[str, Any] = {
     "type": "object",
