@@ -34,57 +34,51 @@ def calls_answer(
     instead: str | None = None,
 ) -> str:
     """Calls of these tools. `instead` is what may come in their place: a JSON rule, or "text" (before them, too)."""
-    calls, between, end = _frame(tool_format)
-    more = f"({between}call){{0,{_MAX_CALLS - 1}}}" if parallel else ""
-    rules = [f"calls: {calls}call{more}{end}", "call: " + " | ".join(f"call_{n}" for n in range(len(tools)))]
-    rules += [f"call_{number}: {_call(tool, tool_format)}" for number, tool in enumerate(tools)]
-    if instead is None:
-        lead = _space(leading_space and tool_format.style is ToolStyle.HERMES)
-        rules.insert(0, f"start: {lead}calls")
-    elif instead == "text":
-        rules.insert(0, "start: TEXT? calls?")
-        rules.append(_text(tool_format))
-    else:
-        rules.insert(0, f"start: calls | {_space(leading_space)}json")
-        rules.append(f"json: {instead}")
-    return "\n".join(rules) + "\n"
-
-
-def _frame(tool_format: ToolFormat) -> tuple[str, str, str]:
-    """What stands before the first call, between two, and after the last."""
+    more = f"more{{0,{_MAX_CALLS - 1}}}" if parallel else ""
+    rules = [f"call_{number}: {_call(tool, tool_format)}" for number, tool in enumerate(tools)]
+    rules.append("call: " + " | ".join(f"call_{number}" for number in range(len(tools))))
     match tool_format.style:
         case ToolStyle.MISTRAL_LIST:
-            return f'<[{tool_format.calls_id}]> " "? "[" ', '"," " "? ', ' "]"'
+            rules += [f'calls: <[{tool_format.calls_id}]> " "? "[" call {more} "]"', 'more: "," " "? call']
         case ToolStyle.MISTRAL_ARGS:
-            return "", "", ""
+            rules += [f"calls: call {more}", "more: call"]
         case ToolStyle.HERMES:
-            return "", '"\\n" ', ""
+            rules += [f"calls: open call {more}", f'more: "\\n{CALL_START}" call']
+            rules.append(_hermes_open(after_text=instead == "text", leading_space=leading_space))
+    if instead is None:
+        return "\n".join(["start: calls", *rules])
+    if instead != "text":
+        return "\n".join([f"start: calls | {_space(leading_space)}json", f"json: {instead}", *rules])
+    if tool_format.style is ToolStyle.HERMES:
+        text = rf"TEXT: /(?s:.+)/ & ~/(?s:.*){CALL_START}(?s:.*)/"
+        return "\n".join(["start: TEXT | calls |", text, *rules])
+    return "\n".join(["start: TEXT? calls?", "TEXT: /(?s:.+)/", *rules])
+
+
+def _hermes_open(*, after_text: bool, leading_space: bool) -> str:
+    """The tag is text as what stands before it is: one lexeme, which ends where the tag does for the first time."""
+    if after_text:
+        return f"open[lazy]: /(?s:.*){CALL_START}/"
+    return f'open: {_space(leading_space)}"{CALL_START}"'
 
 
 def _call(tool: FunctionTool, tool_format: ToolFormat) -> str:
     """Spaced as the families were trained on, which is how json.dumps does it."""
     schema = _NO_PARAMETERS if tool.parameters is None else _object_schema(tool.parameters)
     arguments = json_rule(schema, strict=tool.strict)
-    head = json.dumps(f'{{"name": "{tool.name}", "arguments": ')
+    head = f'{{\\"name\\": \\"{tool.name}\\", \\"arguments\\": '
     match tool_format.style:
         case ToolStyle.MISTRAL_LIST:
-            return f'{head} {arguments} "}}"'
+            return f'"{head}" {arguments} "}}"'
         case ToolStyle.MISTRAL_ARGS:
             return f'<[{tool_format.calls_id}]> "{tool.name}" <[{tool_format.args_id}]> {arguments}'
         case ToolStyle.HERMES:
-            return f'"{CALL_START}\\n" {head} {arguments} "}}\\n{CALL_END}"'
+            return f'"\\n{head}" {arguments} "}}\\n{CALL_END}"'
 
 
 def _object_schema(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     """Arguments are an object even where the schema does not say so."""
     return parameters if any(key in parameters for key in _TYPING_KEYWORDS) else {**parameters, "type": "object"}
-
-
-def _text(tool_format: ToolFormat) -> str:
-    """Any text; control tokens are none, but a Hermes tag is text and must begin a call."""
-    if tool_format.style is ToolStyle.HERMES:
-        return rf"TEXT: /(?s:.+)/ & ~/(?s:.*){CALL_START}(?s:.*)/"
-    return "TEXT: /(?s:.+)/"
 
 
 def _space(allowed: bool) -> str:
