@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse
 from truss_model.engine.engine import Engine
 from truss_model.errors import LoadError
 from truss_model.loading import load_model, out_of_memory
+from truss_model.metrics import export
 from truss_model.prompt import load_tokenizer
 from truss_model.service import Service
 from truss_model.settings import read_settings
@@ -38,6 +39,7 @@ def build_service(config: Mapping[str, Any], token: str | None) -> Service:
     try:
         engine = Engine(loaded.model, settings.engine, eos_token_ids=tokenizer.eos_token_ids)
         engine.start()
+        export(engine.stats)
     except torch.OutOfMemoryError as error:
         raise LoadError(out_of_memory("Starting the engine")) from error
     except ValueError as error:
