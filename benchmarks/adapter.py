@@ -1,0 +1,237 @@
+"""What the adapter costs: ours, LiteLLM's proxy and bare nginx before an upstream with no think time, interleaved.
+
+`python -m benchmarks.adapter [--quick] [--rounds 3] [--only requests,streams,paced,slow,growth,starts]`
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks.http_load import Load
+from benchmarks.plot import bar_plot
+from benchmarks.proxies import CHAT, MODEL, Proxy, Starter, litellm, mock_upstream, nginx, ours
+from benchmarks.report import RESULTS, Report, say, table
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PARTS = ("starts", "requests", "streams", "paced", "slow", "growth")
+STARTERS: dict[str, Starter] = {"nginx": nginx, "LiteLLM": litellm, "ours": ours}
+CONNECTIONS = (1, 16, 64)
+CHUNKS = 100
+Figures = dict[str, float]
+
+
+class Bench:
+    """The running services, the direct way first, and rounds of loads over them."""
+
+    def __init__(self, proxies: Sequence[Proxy], rounds: int, seconds: float) -> None:
+        self.proxies, self.rounds, self.seconds = proxies, rounds, seconds
+
+    def named(self, name: str) -> Proxy:
+        return next(proxy for proxy in self.proxies if proxy.name == name)
+
+    def medians(self, loads: Mapping[str, Load], names: Sequence[str] | None = None) -> dict[str, dict[str, Figures]]:
+        """Load -> service -> the median of the rounds, figure by figure."""
+        done: dict[str, dict[str, list[Figures]]] = {name: {} for name in loads}
+        for number in range(self.rounds):
+            for proxy in self.proxies:
+                if names is not None and proxy.name not in names:
+                    continue
+                say(f"round {number + 1} of {self.rounds}: {', '.join(loads)}: {proxy.name}")
+                for name, load in loads.items():
+                    done[name].setdefault(proxy.name, []).append(apply(load, proxy))
+        return {
+            name: {
+                service: {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+                for service, rounds in services.items()
+            }
+            for name, services in done.items()
+        }
+
+
+def apply(load: Load, proxy: Proxy) -> Figures:
+    """One load in a process of its own, so that nothing here takes its time."""
+    told = dataclasses.asdict(dataclasses.replace(load, port=proxy.port, key=proxy.key))
+    command = [sys.executable, "-m", "benchmarks.http_load", json.dumps(told)]
+    limit = load.seconds + load.chunks * load.pace / 1000 + 60
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, timeout=limit, check=True)
+    found: Figures = json.loads(done.stdout)
+    return found
+
+
+def load(**options: Any) -> Load:
+    return Load(port=0, path=CHAT, model=MODEL, **options)
+
+
+def requests(bench: Bench) -> dict[str, Any]:
+    """JSON answers."""
+    loads = {f"{count} connections": load(connections=count, seconds=bench.seconds) for count in CONNECTIONS}
+    done = bench.medians(loads)
+    keys = ("requests_per_second", "latency_p50_ms", "latency_p99_ms", "failures")
+    print_services("JSON requests", done, keys)
+    return {"figures": done, "ratios": ratios(done, "requests_per_second")}
+
+
+def streams(bench: Bench) -> dict[str, Any]:
+    """Streams as fast as they go, and the time to the first chunk of one stream after another."""
+    loads = {f"{n} connections": load(connections=n, seconds=bench.seconds, chunks=CHUNKS) for n in CONNECTIONS}
+    done = bench.medians({**loads, "one after another": load(seconds=bench.seconds, requests=400, chunks=1)})
+    print_services("Streams", done, ("chunks_per_second", "ttft_p50_ms", "ttft_p99_ms", "failures"))
+    alone = done["one after another"]
+    added = {name: found["ttft_p50_ms"] - alone["direct"]["ttft_p50_ms"] for name, found in alone.items()}
+    table("Added time to the first chunk, p50, 1 connection", ("service", "ms"), list(added.items()))
+    return {"figures": done, "ratios": ratios(done, "chunks_per_second"), "added_ttft_p50_ms": added}
+
+
+def paced(bench: Bench) -> dict[str, Any]:
+    """64 streams, one chunk in 20 ms each: what a chunk loses on its way."""
+    done = bench.medians({"64 x 20 ms": load(connections=64, seconds=0.5, chunks=200, pace=20)})
+    return {"figures": done, **added_delay("64 streams, one chunk in 20 ms", done["64 x 20 ms"])}
+
+
+def slow(bench: Bench) -> dict[str, Any]:
+    """512 streams, one chunk in 200 ms each. LiteLLM is left out: it cannot keep up with 64."""
+    names = ("direct", "nginx", "ours")
+    done = bench.medians({"512 x 200 ms": load(connections=512, seconds=0.5, chunks=25, pace=200)}, names)
+    return {"figures": done, **added_delay("512 streams, one chunk in 200 ms", done["512 x 200 ms"])}
+
+
+def added_delay(title: str, done: Mapping[str, Figures]) -> dict[str, Any]:
+    """Against the median of the direct way: the difference of two high quantiles would hide what is added."""
+    direct = done["direct"]["chunk_p50_ms"]
+    keys = ("chunk_p50_ms", "chunk_p95_ms", "chunk_p99_ms")
+    added = {name: {key: found[key] - direct for key in keys} for name, found in done.items()}
+    rows = [[name, *(added[name][key] for key in keys), done[name]["chunks"], done[name]["requests"]] for name in done]
+    table(f"{title}: added to each chunk, ms", ("service", "p50", "p95", "p99", "chunks", "whole streams"), rows)
+    return {"added_ms": added}
+
+
+def growth(bench: Bench, requests_sent: int = 50_000, streams_sent: int = 5_000) -> dict[str, Any]:
+    """Resident memory of ours over many requests and streams, after a warm-up."""
+    proxy = bench.named("ours")
+    idle = proxy.tree.rss_mb()
+    many, most = load(connections=16, seconds=120, requests=5_000), load(connections=64, seconds=120, chunks=CHUNKS)
+    for warm in (many, dataclasses.replace(most, requests=500)):
+        apply(warm, proxy)
+    time.sleep(1)
+    before = proxy.tree.rss_mb()
+    failures = 0.0
+    for heavy in (
+        dataclasses.replace(many, requests=requests_sent),
+        dataclasses.replace(most, requests=streams_sent),
+    ):
+        failures += apply(heavy, proxy)["failures"]
+    time.sleep(1)
+    after = proxy.tree.rss_mb()
+    result = {"rss_idle_mb": idle, "rss_warm_mb": before, "rss_after_mb": after, "growth_mb": after - before}
+    result |= {"requests": requests_sent, "streams": streams_sent, "failures": failures}
+    table("Memory of ours", ("what", "value"), list(result.items()))
+    return {"result": result}
+
+
+def starts(run_dir: Path, upstream: Proxy, rounds: int) -> dict[str, Any]:
+    """From the start of the process to its first good answer, and the memory it then has."""
+    done: dict[str, dict[str, float]] = {}
+    for name, start in STARTERS.items():
+        seconds, memory = [], []
+        for _ in range(1 if name == "LiteLLM" else rounds):
+            with start(run_dir, upstream.port) as proxy:
+                seconds.append(proxy.start_seconds)
+                time.sleep(1)
+                memory.append(proxy.tree.rss_mb())
+        done[name] = {"start_seconds": statistics.median(seconds), "rss_idle_mb": statistics.median(memory)}
+    rows = [[name, *found.values()] for name, found in done.items()]
+    table("Start", ("service", "seconds", "RSS idle MB"), rows)
+    return {"figures": done}
+
+
+def ratios(done: Mapping[str, Mapping[str, Figures]], key: str) -> dict[str, dict[str, float]]:
+    """Ours over each of the others."""
+    return {
+        load: {name: services["ours"][key] / found[key] for name, found in services.items() if found[key]}
+        for load, services in done.items()
+    }
+
+
+def print_services(title: str, done: Mapping[str, Mapping[str, Figures]], keys: Sequence[str]) -> None:
+    for name, services in done.items():
+        base = services["ours"][keys[0]]
+        rows = [
+            [service, *(found[key] for key in keys), base / found[keys[0]] if found[keys[0]] else None]
+            for service, found in services.items()
+        ]
+        table(f"{title}, {name}", ("service", *keys, "ours / it"), rows)
+
+
+def plot(report: Report) -> None:
+    """From what the parts have left in the report, if both are there."""
+    if not {"requests", "streams"} <= report.parts.keys():
+        return
+    labels = [f"{count} connections" for count in CONNECTIONS]
+
+    def bars(part: str, key: str) -> dict[str, dict[str, float]]:
+        figures = report.parts[part]["figures"]
+        names = figures[labels[0]]
+        return {name: {label: figures[label][name][key] for label in labels} for name in names}
+
+    panels = [
+        ("JSON requests/s", bars("requests", "requests_per_second")),
+        ("streamed chunks/s", bars("streams", "chunks_per_second")),
+    ]
+    bar_plot(panels, labels, report.path.with_suffix(".png"), title="Before a mock upstream on one machine", log=True)
+
+
+def run(options: argparse.Namespace, run_dir: Path) -> None:
+    report = Report("adapter", options.out)
+    with ExitStack() as stack:
+        upstream = stack.enter_context(mock_upstream(run_dir))
+        if "starts" in options.only:
+            report.add("starts", starts(run_dir, upstream, options.rounds))
+        rest = [part for part in options.only if part != "starts"]
+        if not rest:
+            return
+        names = STARTERS if rest != ["growth"] else ("ours",)
+        running = [stack.enter_context(STARTERS[name](run_dir, upstream.port)) for name in names]
+        bench = Bench([upstream, *running], options.rounds, 0.5 if options.quick else 2.0)
+        for part in rest:
+            report.add(part, measure(part, bench, quick=options.quick))
+        memory = {proxy.name: proxy.tree.rss_mb() for proxy in running}
+        report.add("rss_after_all", {"result": memory})
+    plot(report)
+    say(f"figures in {report.path}")
+
+
+def measure(part: str, bench: Bench, *, quick: bool) -> dict[str, Any]:
+    if part == "growth":
+        return growth(bench, 5_000, 500) if quick else growth(bench)
+    return {"requests": requests, "streams": streams, "paced": paced, "slow": slow}[part](bench)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="half a minute: one short round, fewer parts")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--only", type=lambda text: text.split(","), help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    options.rounds = options.rounds or (1 if options.quick else 3)
+    options.only = options.only or (("requests", "streams", "paced") if options.quick else PARTS)
+    if unknown := set(options.only) - set(PARTS):
+        parser.error(f"unknown part {', '.join(sorted(unknown))}")
+    run_dir = REPOSITORY / ".cache" / "bench"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    options.out = options.out or (run_dir if options.quick else RESULTS)
+    began = time.monotonic()
+    run(options, run_dir)
+    say(f"took {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
