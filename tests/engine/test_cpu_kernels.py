@@ -98,5 +98,4 @@ def test_attention(library: ctypes.CDLL, window: int | None, heads: int, kv_head
 
 def test_loading_the_kernels_leaves_denormal_numbers_alone(library: ctypes.CDLL) -> None:
     assert library is not None
-    assert 5e-324 / 1 > 0
     assert float(torch.tensor(1e-310, dtype=torch.float64) * 1.5) > 0

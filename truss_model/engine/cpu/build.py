@@ -14,12 +14,14 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.c")
-COMPILE = ("-c", "-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC")
+PARTS = sorted(path for path in SOURCE.parent.iterdir() if path.suffix in (".c", ".h"))
+COMPILE = ("-c", "-O3", "-march=native", "-ffast-math", "-fPIC")
 # Linked apart: with -ffast-math the linker adds code that makes the whole process flush denormal numbers to zero.
-LINK = ("-shared", "-fopenmp")
+LINK = ("-shared", "-pthread")
 
 _pointer, _long, _float, _int = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
 SIGNATURES: dict[str, tuple[object, ...]] = {
+    "pool_start": (_int,),
     "linear": (_pointer, _pointer, _pointer, _long, _long, _long, _int),
     "rms_norm": (_pointer, _pointer, _pointer, _long, _long, _float),
     "silu_mul": (_pointer, _pointer, _long, _long),
@@ -47,11 +49,18 @@ def _load() -> ctypes.CDLL | None:
         return None
     for name, arguments in SIGNATURES.items():
         getattr(library, name).argtypes = arguments
+    library.pool_start(_threads())
     return library
 
 
+def _threads() -> int:
+    """OMP_NUM_THREADS, as for torch's own operators; else the cores this process may use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdigit() and int(wanted) else len(os.sched_getaffinity(0))
+
+
 def _build(compiler: str) -> Path:
-    source = SOURCE.read_bytes()
+    source = b"".join(path.read_bytes() for path in PARTS)
     machine = f"{platform.machine()} {_cpu_flags()} {compiler} {COMPILE} {LINK}"
     name = hashlib.sha256(source + machine.encode()).hexdigest()[:16]
     target = _cache_folder() / f"kernels-{name}.so"

@@ -3,6 +3,7 @@
 import ctypes
 from typing import cast
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
@@ -35,6 +36,8 @@ def fits(model: PreTrainedModel, page_size: int) -> bool:
 
 def swap(library: ctypes.CDLL, model: PreTrainedModel, kv: PagedKV, weights: WeightType) -> None:
     """Replace the layers' parts in place, freeing each original as it goes."""
+    # What is left to torch is small; its OpenMP threads would spin on the cores that the kernels' threads need.
+    torch.set_num_threads(1)
     base = model.base_model
     for layer in cast(nn.ModuleList, base.layers):
         layer.self_attn = PackedSelfAttention(library, cast(nn.Module, layer.self_attn), kv, weights)
