@@ -1,5 +1,6 @@
 """create_app(settings) -> FastAPI: routes and lifespan. Nothing global; every app has its own Service."""
 
+import asyncio
 import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -62,6 +63,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         await service.client.close()
+        await asyncio.to_thread(service.observer.close)
 
 
 async def _refuse(request: Request, error: Any) -> Response:

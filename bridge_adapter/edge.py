@@ -27,7 +27,9 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _exchange(scope)
+        headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        exchange = Exchange(request_id(given), method=scope["method"], path=scope["path"])
         scope.setdefault("state", {})["exchange"] = exchange
         started = False
 
@@ -45,7 +47,7 @@ class Edge:
 
         observer = self._service.observer
         self._service.in_flight += 1
-        observer.began(exchange)
+        observer.began(exchange, headers)
         try:
             await self._app(scope, receive, tell)
         except ClientGone:
@@ -64,12 +66,6 @@ class Edge:
         finally:
             self._service.in_flight -= 1
             observer.ended(exchange)
-
-
-def _exchange(scope: Scope) -> Exchange:
-    headers: Mapping[bytes, bytes] = dict(scope["headers"])
-    given = headers.get(b"x-request-id", b"").decode("latin-1")
-    return Exchange(request_id(given), method=scope["method"], path=scope["path"])
 
 
 def _place(error: BaseException) -> str:

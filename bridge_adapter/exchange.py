@@ -5,9 +5,13 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from bridge_adapter.settings import Price
 from bridge_adapter.wire import Result, Usage
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -38,6 +42,8 @@ class Exchange:
     upstream_request_id: str = ""
     dropped: tuple[str, ...] = ()
     response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    span: "Span | None" = None
+    trace_headers: dict[str, str] = field(default_factory=dict)
     price: Price = field(default_factory=Price)
 
     def add_headers(self, headers: Mapping[str, str]) -> None:

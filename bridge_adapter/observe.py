@@ -1,88 +1,59 @@
-"""What operators see of a request: one log line, Prometheus metrics. Never a key, never content."""
+"""What operators see of requests: the log, the metrics and the traces, told what happens from one place."""
 
-import logging
-import sys
 import time
+from collections.abc import Mapping
 
-import orjson
-
+from bridge_adapter.access_log import AccessLog
 from bridge_adapter.exchange import Exchange
 from bridge_adapter.metrics import Metrics
 from bridge_adapter.settings import Observe
+from bridge_adapter.tracing import Tracing
 from bridge_adapter.wire import Delta, Done, Event, Finish, ToolCall
-
-_logger = logging.getLogger("bridge_adapter.access")
 
 
 class Observer:
     """One per process."""
 
     def __init__(self, settings: Observe) -> None:
-        self._form = settings.access_log
         self.metrics = Metrics()
-        if self._form != "off" and not _logger.handlers:
-            handler = logging.StreamHandler(sys.stdout)
-            handler.setFormatter(logging.Formatter("%(message)s"))
-            _logger.addHandler(handler)
-            _logger.setLevel(logging.INFO)
-            _logger.propagate = False
+        self._log = AccessLog(settings.access_log) if settings.access_log != "off" else None
+        self._tracing = Tracing(settings.otlp_endpoint, settings.service_name) if settings.otlp_endpoint else None
+
+    def began(self, exchange: Exchange, headers: Mapping[bytes, bytes]) -> None:
+        self.metrics.in_flight.inc()
+        if self._tracing is not None:
+            told = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
+            exchange.span = self._tracing.began(exchange, told)
 
     def heard(self, exchange: Exchange, events: list[Event]) -> None:
         """Note a batch of a stream: the time of its tokens, how choices ended, the usage."""
-        if any(isinstance(event, Delta | ToolCall) for event in events):
+        tokens = False
+        for event in events:
+            kind = type(event)
+            if kind is Delta or kind is ToolCall:
+                tokens = True
+            elif isinstance(event, Finish):
+                exchange.finish_reasons.append(event.reason)
+            elif isinstance(event, Done):
+                exchange.note_usage(event.usage)
+        if tokens:
             now = time.perf_counter()
             if exchange.first_token:
                 self.metrics.between_tokens(exchange, now - exchange.last_token)
             else:
                 exchange.first_token = now
             exchange.last_token = now
-        if isinstance(events[-1], Finish | Done):
-            for event in events:
-                if isinstance(event, Finish):
-                    exchange.finish_reasons.append(event.reason)
-                elif isinstance(event, Done):
-                    exchange.note_usage(event.usage)
-
-    def began(self, exchange: Exchange) -> None:
-        self.metrics.in_flight.inc()
 
     def ended(self, exchange: Exchange) -> None:
         self.metrics.in_flight.dec()
         took = time.perf_counter() - exchange.began
         self.metrics.count(exchange, took)
-        if self._form == "json":
-            _logger.info(orjson.dumps(_fields(exchange, took)).decode())
-        elif self._form == "text":
-            _logger.info(_line(exchange, took))
+        if self._log is not None:
+            self._log.write(exchange, took)
+        if self._tracing is not None and exchange.span is not None:
+            self._tracing.ended(exchange.span, exchange)
 
-
-def _fields(exchange: Exchange, took: float) -> dict[str, object]:
-    first = exchange.first_token
-    return {
-        "time": round(time.time(), 3),
-        "request_id": exchange.request_id,
-        "upstream_request_id": exchange.upstream_request_id or None,
-        "method": exchange.method,
-        "path": exchange.path,
-        "route": exchange.route,
-        "status": exchange.status,
-        "error": exchange.error or None,
-        "model": exchange.model or None,
-        "client": exchange.client or None,
-        "stream": exchange.stream,
-        "cancelled": exchange.cancelled,
-        "retries": exchange.retries,
-        "duration_ms": round(took * 1000, 3),
-        "first_token_ms": round((first - exchange.began) * 1000, 3) if first else None,
-        "prompt_tokens": exchange.prompt_tokens,
-        "completion_tokens": exchange.completion_tokens,
-        "cached_tokens": exchange.cached_tokens,
-        "finish_reasons": exchange.finish_reasons,
-    }
-
-
-def _line(exchange: Exchange, took: float) -> str:
-    """The same as `name=value`, what is empty left out."""
-    values = _fields(exchange, took)
-    values["finish_reasons"] = ",".join(exchange.finish_reasons)
-    return " ".join(f"{name}={value}" for name, value in values.items() if value not in (None, "", False))
+    def close(self) -> None:
+        """Blocks until the last traces are sent."""
+        if self._tracing is not None:
+            self._tracing.close()

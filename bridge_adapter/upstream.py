@@ -125,6 +125,7 @@ class TrussClient:
         headers = {"accept": _STREAM_ACCEPT if stream else _WHOLE_ACCEPT, "x-request-id": exchange.request_id}
         if route.authorization is not None:
             headers["authorization"] = route.authorization
+        headers.update(exchange.trace_headers)
         try:
             response = await self._opened.post(
                 route.upstream.url,

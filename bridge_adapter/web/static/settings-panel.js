@@ -64,7 +64,7 @@ export class SettingsPanel {
     return element(
       "form",
       { onsubmit: (event) => event.preventDefault() },
-      area("messages", "System text", settings.system, 4, (value) => change((now) => (now.system = value))),
+      area(null, "System text", settings.system, 4, (value) => change((now) => (now.system = value))),
       element(
         "div",
         { class: "grid" },

@@ -2,11 +2,11 @@
 import { timeToFirst, tokensPerSecond } from "./answer.js";
 import { element } from "./element.js";
 
-export function stats({ state, answer }) {
+export function stats({ state, error, answer }) {
   const { usage, finishReason, requestId } = answer;
   const first = timeToFirst(answer);
   const speed = tokensPerSecond(answer);
-  const ended = finishReason ?? { running: null, stopped: "stopped by you", failed: "broken off" }[state];
+  const ended = finishReason ?? { running: null, stopped: "stopped by you", failed: error?.status ? "refused" : "broken off" }[state];
   const facts = [
     [
       "TTFT",
