@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
+    DryRunError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -41,33 +42,47 @@ class HubRepository:
         return cls(id_, revision or None)
 
 
-def download(repository: HubRepository, token: str | None, local_only: bool, *, endpoint: str | None = None) -> Path:
+def download(
+    repository: HubRepository,
+    token: str | None,
+    local_only: bool,
+    *,
+    endpoint: str | None = None,
+    cache: Path | None = None,
+) -> Path:
     """Return the folder, downloaded before or now. Raises LoadError with the cause and the remedy."""
     where: dict[str, Any] = {
         "repo_id": repository.id,
         "revision": repository.revision,
         "token": token,
         "endpoint": endpoint,
+        "cache_dir": cache,
         "allow_patterns": WANTED,
     }
     try:
-        if local_only or constants.HF_HUB_OFFLINE:
-            return Path(str(snapshot_download(**where, local_files_only=True)))
-        _check_disk(where)
-        return Path(str(snapshot_download(**where, tqdm_class=LoggedProgress)))
+        if not (local_only or constants.HF_HUB_OFFLINE) and _reachable(where, cache or Path(constants.HF_HUB_CACHE)):
+            return Path(str(snapshot_download(**where, tqdm_class=LoggedProgress)))
+        return Path(str(snapshot_download(**where, local_files_only=True)))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise _explained(repository, token, error) from error
 
 
-def _check_disk(where: dict[str, Any]) -> None:
-    files = snapshot_download(**where, dry_run=True, tqdm_class=LoggedProgress)
+def _reachable(where: dict[str, Any], folder: Path) -> bool:
+    """Whether the hub can be reached. Raises OSError when what is to be downloaded does not fit on the disk."""
+    try:
+        files = snapshot_download(**where, dry_run=True, tqdm_class=LoggedProgress)
+    except DryRunError as error:
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise error.__cause__ from None
+        logger.warning("The hub cannot be reached: %s", error.__cause__)
+        return False
     need = sum(file.file_size for file in files if not isinstance(file, str) and file.will_download)
-    folder = Path(constants.HF_HUB_CACHE)
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if need > free:
         raise OSError(errno.ENOSPC, f"{need / 1e9:.1f} GB are needed in {folder}, {free / 1e9:.1f} GB are free")
+    return True
 
 
 def _explained(repository: HubRepository, token: str | None, error: Exception) -> LoadError:
