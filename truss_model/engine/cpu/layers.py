@@ -139,9 +139,10 @@ def _pack(weights: list[torch.Tensor], bfloat16: bool) -> torch.Tensor:
 
 
 def packable(linear: nn.Module) -> bool:
-    """Whether a layer fits the kernels: a plain linear layer without bias, whole tiles, an even number of inputs."""
+    """Whether a layer fits the kernels: plain weights, no bias, whole tiles, an even number of inputs."""
     return (
         type(linear) is nn.Linear
+        and type(linear.weight) is nn.Parameter  # quantised weights are tensors of a type of their own
         and linear.bias is None
         and linear.out_features % TILE == 0
         and linear.in_features % 2 == 0

@@ -6,8 +6,6 @@ from typing import cast
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
-from transformers.models.mistral.modeling_mistral import MistralAttention, MistralMLP, MistralRMSNorm
 
 from truss_model.engine.attention import PagedKV
 from truss_model.engine.cpu.layers import (
@@ -18,20 +16,22 @@ from truss_model.engine.cpu.layers import (
     WeightType,
     packable,
 )
+from truss_model.engine.llama import linears, llama_layers
 
-ATTENTIONS = (LlamaAttention, MistralAttention)
-MLPS = (LlamaMLP, MistralMLP)
-NORMS = (LlamaRMSNorm, MistralRMSNorm)
 PAGE_SIZE = 16  # kernels.c
 
 
 def fits(model: PreTrainedModel, page_size: int) -> bool:
-    """Whether the kernels can serve this model: Llama or Mistral layers, SiLU, no biases, heads of n x 16."""
-    config = model.config
-    if page_size != PAGE_SIZE or getattr(config, "hidden_act", None) not in ("silu", "swish"):
-        return False
-    layers = [layer for layer in getattr(model.base_model, "layers", [])]
-    return bool(layers) and packable(_head(model)) and all(_layer_fits(layer) for layer in layers)
+    """Whether the kernels can serve this model: Llama's layers, plain linear ones without biases, heads of n x 16."""
+    layers = llama_layers(model)
+    heads = [cast(int, cast(nn.Module, layer.self_attn).head_dim) for layer in layers]
+    return (
+        page_size == PAGE_SIZE
+        and bool(layers)
+        and all(dim % 16 == 0 for dim in heads)
+        and packable(_head(model))
+        and all(packable(linear) for layer in layers for linear in linears(layer))
+    )
 
 
 def swap(library: ctypes.CDLL, model: PreTrainedModel, kv: PagedKV, weights: WeightType) -> None:
@@ -51,15 +51,3 @@ def swap(library: ctypes.CDLL, model: PreTrainedModel, kv: PagedKV, weights: Wei
 def _head(model: PreTrainedModel) -> nn.Module:
     return cast(nn.Module, model.lm_head)
 
-
-def _layer_fits(layer: nn.Module) -> bool:
-    attention, mlp = cast(nn.Module, layer.self_attn), cast(nn.Module, layer.mlp)
-    return (
-        type(attention) in ATTENTIONS
-        and type(mlp) in MLPS
-        and type(layer.input_layernorm) in NORMS
-        and type(layer.post_attention_layernorm) in NORMS
-        and cast(int, attention.head_dim) % 16 == 0
-        and all(packable(getattr(attention, name)) for name in ("q_proj", "k_proj", "v_proj", "o_proj"))
-        and all(packable(getattr(mlp, name)) for name in ("gate_proj", "up_proj", "down_proj"))
-    )
