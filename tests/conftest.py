@@ -5,6 +5,8 @@ from pathlib import Path
 
 import hypothesis
 
+# Threads of one another's processes wait for each other; read when torch is imported, here and in the servers started.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Read when triton is imported, which torch or transformers do.
 if not list(Path("/dev").glob("nvidia[0-9]*")):
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -20,6 +20,7 @@ from aiohttp import web
 MODEL_ID = "abcd1234"
 DEPLOYMENT_ID = "v0000001"
 API_KEY = "k-loopback"
+REQUEST_ID = "r-async-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Baseten:
         self.truss: str | None = None
         self.refusals: dict[str, Refusal] = {}
         self.asleep: dict[str, threading.Event] = {}
+        self._queued: list[asyncio.Task[None]] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="baseten", daemon=True)
 
@@ -80,6 +82,7 @@ class Baseten:
         app = web.Application(client_max_size=100 * 2**20)
         app.router.add_post("/graphql/", self._graphql)
         app.router.add_put("/bucket/{key:.*}", self._upload)
+        app.router.add_post("/model-{model_id}/{target:.+}/async_predict", self._queue)
         app.router.add_post("/model-{model_id}/{target:.+}/{last:predict}", self._hosted)
         app.router.add_post("/model-{model_id}/{last:predict}", self._hosted)
         self._client = aiohttp.ClientSession(auto_decompress=False)
@@ -92,6 +95,7 @@ class Baseten:
     async def _stop(self) -> None:
         for event in self.asleep.values():
             event.set()
+        await asyncio.gather(*self._queued)
         await self._runner.cleanup()
         await self._client.close()
 
@@ -142,6 +146,20 @@ class Baseten:
         if (refusal := self.refusals.get(target)) is not None:
             return web.Response(status=refusal.status, body=refusal.body, headers=refusal.headers)
         return await self._forward(request, body)
+
+    async def _queue(self, request: web.Request) -> web.Response:
+        """Answer at once; ask the model later and tell the webhook."""
+        if request.headers.get("Authorization") != f"Api-Key {API_KEY}":
+            return _platform_error(401, "unauthorized", "Unauthorized")
+        asked = await request.json()
+        self._queued.append(asyncio.create_task(self._tell(asked["model_input"], asked["webhook_endpoint"])))
+        return web.json_response({"request_id": REQUEST_ID}, status=201)
+
+    async def _tell(self, body: dict[str, Any], webhook: str) -> None:
+        async with self._client.post(f"{self.truss}", json=body) as answer:
+            told = {"request_id": REQUEST_ID, "model_id": MODEL_ID, "data": await answer.json(), "errors": []}
+        async with self._client.post(webhook, json=told) as heard:
+            await heard.read()
 
     async def _forward(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         headers = {name: request.headers[name] for name in ("Accept", "User-Agent") if name in request.headers}

@@ -4,7 +4,7 @@
 float32, so that greedy answers can be compared with transformers' own.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.model.conftest import tiny_mistral as tiny_mistral
 from truss_model.loading.demo import demo_folder
 
 LOAD_SECONDS = 100.0
-BASE_ENVIRONMENT = {"TRUSS_MODEL_DTYPE": "float32", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+BASE_ENVIRONMENT = {"TRUSS_MODEL_DTYPE": "float32", "HF_HUB_OFFLINE": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,5 +89,6 @@ def client(adapter: Service, tiny: Service, smollm2: Service) -> Iterator[OpenAI
 
 
 @pytest.fixture
-async def async_client(adapter: Service, tiny: Service, smollm2: Service) -> AsyncOpenAI:
-    return AsyncOpenAI(api_key="none", base_url=f"{adapter.url}/v1", max_retries=0, timeout=60)
+async def async_client(adapter: Service, tiny: Service, smollm2: Service) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(api_key="none", base_url=f"{adapter.url}/v1", max_retries=0, timeout=60) as client:
+        yield client

@@ -114,7 +114,7 @@ def test_the_archive_holds_config_and_model_and_nothing_else(archive: Path) -> N
     sources = (path for path in (REPOSITORY / "truss_model").rglob("*") if path.is_file())
     expected = {path.relative_to(REPOSITORY).as_posix() for path in sources if "__pycache__" not in path.parts}
     assert held == expected | {"config.yaml"}
-    assert {Path(name).suffix or name for name in held} <= {".py", ".yaml", ".c", ".typed"}
+    assert {Path(name).suffix or name for name in held} <= {".py", ".yaml", ".c", ".h", ".typed"}
 
 
 def test_the_config_arrives_as_written(baseten: Baseten, archive: Path) -> None:
