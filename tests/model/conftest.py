@@ -3,18 +3,12 @@
 import shutil
 from pathlib import Path
 
-import hypothesis
 import mistral_common
 import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from truss_model.prompt import ChatTokenizer, load_tokenizer
-
-hypothesis.settings.register_profile(
-    "shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("shared machine")
 
 TINY = MistralConfig(
     vocab_size=32768,
