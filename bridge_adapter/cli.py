@@ -5,12 +5,16 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bridge_adapter import __version__
 from bridge_adapter.configuration import SettingsError, load_settings
 from bridge_adapter.routing import Router
 from bridge_adapter.settings import Settings
+
+
+class CannotListen(Exception):
+    """The address is taken or not ours."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"bridge-adapter: {error}", file=sys.stderr)
         return 2
+    except CannotListen as error:
+        print(f"bridge-adapter: {error}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,16 +67,37 @@ def _serve(options: argparse.Namespace) -> int:
             "keys.mode is `open` and the service listens on %s: everybody who reaches it may use it",
             settings.server.host,
         )
+    with _listen(settings.server.host, settings.server.port) as listener:
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        print(f"bridge-adapter listens on http://{shown}:{port}", file=sys.stderr, flush=True)
+        _run(settings, listener, options.config, overrides, reread)
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+def _run(
+    settings: Settings,
+    listener: socket.socket,
+    path: str | None,
+    overrides: dict[str, str],
+    reread: Callable[[], Settings],
+) -> None:
     if settings.server.workers == 1:
         from bridge_adapter.serving import BridgeServer
 
-        BridgeServer(settings, reread).run()
-        return 0
-    from bridge_adapter.workers import Workers
+        BridgeServer(settings, reread).run(sockets=[listener])
+    else:
+        from bridge_adapter.workers import Workers
 
-    with socket.create_server((settings.server.host, settings.server.port), backlog=2048) as listener:
-        Workers(settings.server.workers, listener, options.config, overrides).run()
-    return 0
+        Workers(settings.server.workers, listener, path, overrides).run()
 
 
 def _check(path: str) -> int:

@@ -83,7 +83,8 @@ export class AnswerView {
   #drawError({ canChange }) {
     const { error } = this.#node;
     const retry = canChange ? () => this.#page.again(this.#node) : null;
-    this.#error.replaceChildren(...(error ? [errorCard(error, { showField: this.#page.showField, retry })] : []));
+    const reveal = error && this.#page.revealer(error, this.#node.side);
+    this.#error.replaceChildren(...(error ? [errorCard(error, { reveal, retry })] : []));
   }
 
   #drawActions({ canChange, siblings, chosen }) {

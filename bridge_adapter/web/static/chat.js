@@ -6,6 +6,7 @@ import { newAnswer, takeChunk } from "./answer.js";
 import { ApiError, BrokenStream } from "./api.js";
 import { chatRequest } from "./settings.js";
 
+const SIDES = ["A", "B"];
 const SAVE_EVERY = 5000;
 const LONGEST_TURN = 10;
 
@@ -48,7 +49,8 @@ export class Chat extends EventTarget {
 
   askBelow(parent, text, settings) {
     const before = this.conversation.lineage(parent);
-    const requests = settings.map((each) => chatRequest(each, [...before, { role: "user", content: text }]));
+    const nodes = [...before, { role: "user", content: text }];
+    const requests = settings.map((each, index) => requestOf(SIDES[index], each, nodes));
     const { id } = this.conversation.add(parent, { role: "user", content: text });
     return this.#answer(id, requests);
   }
@@ -94,7 +96,7 @@ export class Chat extends EventTarget {
         role: "assistant",
         state: "running",
         pair,
-        side: index ? "B" : "A",
+        side: SIDES[index],
         error: null,
         request,
         events: [],
@@ -151,6 +153,15 @@ export class Chat extends EventTarget {
 
   #tell(what, id = null) {
     this.dispatchEvent(new CustomEvent(what, { detail: id }));
+  }
+}
+
+// A setting that makes no request says whose it is.
+function requestOf(side, settings, nodes) {
+  try {
+    return chatRequest(settings, nodes);
+  } catch (error) {
+    throw Object.assign(error, { side });
   }
 }
 

@@ -23,10 +23,6 @@ export class Drawer {
     this.#button.setAttribute("aria-expanded", String(open));
   }
 
-  open() {
-    this.toggle(true);
-  }
-
   close() {
     this.toggle(false);
     this.#button.focus();

@@ -1,8 +1,9 @@
 /** An error as the API tells it: message, the field it names, and what a report about it needs. */
 import { element } from "./element.js";
 
-/** `showField` (param => boolean) reveals a setting; `retry` is left out where there is nothing to repeat. */
-export function errorCard(error, { showField, retry = null }) {
+/** `reveal` shows the setting the error is about and `retry` tries again; null where that cannot be done. */
+export function errorCard(error, { reveal = null, retry = null }) {
+  const field = error.param && ["Field: ", element("code", {}, error.param)];
   const facts = [error.status, error.type, error.code].filter(Boolean).join(" · ");
   return element(
     "div",
@@ -13,13 +14,7 @@ export function errorCard(error, { showField, retry = null }) {
     element(
       "p",
       { class: "row" },
-      error.param &&
-        element(
-          "button",
-          { type: "button", class: "small", onclick: () => showField(error.param, error.message) },
-          "Field: ",
-          element("code", {}, error.param),
-        ),
+      field && (reveal ? element("button", { type: "button", class: "small", onclick: reveal }, field) : field),
       retry && element("button", { type: "button", class: "small", onclick: retry }, "Try again"),
     ),
   );

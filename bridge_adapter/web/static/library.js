@@ -36,6 +36,17 @@ export class Library {
   }
 }
 
+/** In place of a library where the browser allows none. */
+export class Forgetful {
+  async all() {
+    return [];
+  }
+
+  async put() {}
+
+  async delete() {}
+}
+
 function settled(request) {
   return new Promise((resolve, reject) => {
     request.onsuccess = () => resolve(request.result);

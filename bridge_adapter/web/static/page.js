@@ -9,9 +9,10 @@ import { element } from "./element.js";
 import { errorCard } from "./error-card.js";
 import { inspector } from "./inspector.js";
 import { Keys } from "./keys.js";
-import { Library } from "./library.js";
+import { Forgetful, Library } from "./library.js";
 import { ModelPicker } from "./model-picker.js";
 import { Preferences } from "./preferences.js";
+import { settingOf } from "./settings.js";
 import { SettingsPanel } from "./settings-panel.js";
 import { themeButton } from "./theme.js";
 import { ThreadView } from "./thread-view.js";
@@ -25,7 +26,7 @@ class Page {
 
   async start() {
     themeButton($("theme"), this.preferences);
-    this.#library = await Library.open();
+    const unkept = await this.#openLibrary();
     this.conversations = (await this.#library.all()).map((record) => new Conversation(mended(record)));
     this.chat = new Chat(this.#api, this.#library, this.conversations[0] ?? Conversation.empty());
     if (!this.conversations.length) this.conversations.push(this.chat.conversation);
@@ -40,6 +41,17 @@ class Page {
     this.#draw();
     this.composer.focus();
     await this.#offerModels();
+    if (unkept) this.#notice(unkept);
+  }
+
+  // A browser may refuse to keep anything; the page works without, and says so.
+  async #openLibrary() {
+    try {
+      this.#library = await Library.open();
+    } catch (error) {
+      this.#library = new Forgetful();
+      return new Error(`This browser keeps no conversations: ${error.message}`);
+    }
   }
 
   get current() {
@@ -69,13 +81,19 @@ class Page {
   edit = (node, text) => this.#tried(() => this.chat.edit(node, text, this.preferences.settings));
   giveResults = (node, results) =>
     this.#tried(() => this.chat.giveResults(node, results, this.preferences.sides[node.side]));
-  showField = (param, message) => {
-    this.settingsDrawer.open();
-    if (!this.panel.show(param, message))
-      $("models")
-        .querySelector(`[data-param="${CSS.escape(param)}"] select`)
-        ?.focus();
-  };
+
+  /** What reveals the setting an error is about; null where it is about none. */
+  revealer(error, side) {
+    const name = settingOf(error.param);
+    if (name === "model") return () => $("models").querySelector("select").focus();
+    return (
+      name &&
+      (() => {
+        this.settingsDrawer.toggle(true);
+        this.panel.show(side, name, error.message);
+      })
+    );
+  }
 
   inspect(node) {
     $("inspect-body").replaceChildren(...inspector(node, this.#api.base));
@@ -174,7 +192,7 @@ class Page {
       this.thread.follow();
       return true;
     } catch (error) {
-      $("refused").replaceChildren(errorCard(error, { showField: this.showField }));
+      $("refused").replaceChildren(errorCard(error, { reveal: this.revealer(error, error.side ?? "A") }));
       return false;
     }
   }
@@ -189,7 +207,7 @@ class Page {
   }
 
   #notice(error, retry = null) {
-    $("notice").replaceChildren(errorCard(error, { showField: this.showField, retry }));
+    $("notice").replaceChildren(errorCard(error, { retry }));
   }
 
   #draw() {

@@ -29,13 +29,14 @@ export class SettingsPanel {
     else this.#panel.replaceChildren(title, form("A")());
   }
 
-  /** Marks the field an error names and puts the focus there; false where no setting has that name. */
-  show(param, message) {
-    const name = param.split(/[.[]/, 1)[0];
-    const field = this.#panel.querySelector(
-      `[data-param="${CSS.escape(name === "max_completion_tokens" ? "max_tokens" : name)}"]`,
-    );
-    if (!field) return false;
+  /** Marks a setting as the one an error is about, and puts the focus there. */
+  show(side, name, message) {
+    if (this.#compare && side !== this.#side) {
+      this.#side = side;
+      this.draw();
+    }
+    const field = this.#panel.querySelector(`[data-param="${name}"]`);
+    if (!field) return;
     const control = field.querySelector("input, textarea, select, button");
     field.querySelector(".wrong")?.remove();
     const note = element("small", { class: "wrong", id: `wrong-${name}` }, message);
@@ -52,7 +53,6 @@ export class SettingsPanel {
       { once: true },
     );
     control.focus();
-    return true;
   }
 
   #form(side) {
@@ -104,8 +104,8 @@ function area(param, label, value, rows, keep, placeholder = "") {
   const field = element("textarea", {
     rows,
     placeholder,
-    class: param === "messages" ? null : "mono",
-    spellcheck: param === "messages" ? null : "false",
+    class: param && "mono",
+    spellcheck: param && "false",
     oninput: ({ target }) => keep(target.value),
   });
   field.value = value;

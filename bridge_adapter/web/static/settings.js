@@ -11,6 +11,16 @@ export const NUMBERS = [
   { name: "frequency_penalty", label: "Frequency penalty", hint: "-2 to 2" },
 ];
 
+const NAMED = [
+  ...NUMBERS.map(({ name }) => name),
+  "model",
+  "parallel_tool_calls",
+  "response_format",
+  "stop",
+  "tool_choice",
+  "tools",
+];
+
 export const EXAMPLE_SCHEMA = `{
   "type": "object",
   "properties": {
@@ -39,6 +49,12 @@ export function defaultSettings() {
     toolChoice: "auto",
     parallelToolCalls: true,
   };
+}
+
+/** The setting that an error's `param` is about, null where it is none: "tools[0].function" is about tools. */
+export function settingOf(param) {
+  const name = param?.split(/[.[]/, 1)[0].replace("max_completion_tokens", "max_tokens");
+  return NAMED.includes(name) ? name : null;
 }
 
 /** A setting that cannot be made into JSON, found before anything is sent. */

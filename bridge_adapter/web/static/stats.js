@@ -6,7 +6,9 @@ export function stats({ state, error, answer }) {
   const { usage, finishReason, requestId } = answer;
   const first = timeToFirst(answer);
   const speed = tokensPerSecond(answer);
-  const ended = finishReason ?? { running: null, stopped: "stopped by you", failed: error?.status ? "refused" : "broken off" }[state];
+  const ended =
+    finishReason ??
+    { running: null, stopped: "stopped by you", failed: error?.status ? "refused" : "broken off" }[state];
   const facts = [
     [
       "TTFT",
