@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.http_load import Load
 from benchmarks.plot import bar_plot
-from benchmarks.proxies import CHAT, MODEL, Proxy, Starter, litellm, mock_upstream, nginx, ours
+from benchmarks.proxies import CHAT, MODEL, Proxy, Starter, installed, litellm, mock_upstream, nginx, ours
 from benchmarks.report import RESULTS, Report, say, table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -85,7 +85,8 @@ def streams(bench: Bench) -> dict[str, Any]:
     done = bench.medians({**loads, "one after another": load(seconds=bench.seconds, requests=400, chunks=1)})
     print_services("Streams", done, ("chunks_per_second", "ttft_p50_ms", "ttft_p99_ms", "failures"))
     alone = done["one after another"]
-    added = {name: found["ttft_p50_ms"] - alone["direct"]["ttft_p50_ms"] for name, found in alone.items()}
+    direct = alone["direct"]["ttft_p50_ms"]
+    added = {name: found["ttft_p50_ms"] - direct for name, found in alone.items() if found["chunks"]}
     table("Added time to the first chunk, p50, 1 connection", ("service", "ms"), list(added.items()))
     return {"figures": done, "ratios": ratios(done, "chunks_per_second"), "added_ttft_p50_ms": added}
 
@@ -197,15 +198,23 @@ def run(options: argparse.Namespace, run_dir: Path) -> None:
         rest = [part for part in options.only if part != "starts"]
         if not rest:
             return
-        names = STARTERS if rest != ["growth"] else ("ours",)
+        names = there(run_dir) if options.quick else STARTERS if rest != ["growth"] else ("ours",)
         running = [stack.enter_context(STARTERS[name](run_dir, upstream.port)) for name in names]
-        bench = Bench([upstream, *running], options.rounds, 0.5 if options.quick else 2.0)
+        bench = Bench([upstream, *running], options.rounds, 1.0 if options.quick else 2.5)
         for part in rest:
             report.add(part, measure(part, bench, quick=options.quick))
         memory = {proxy.name: proxy.tree.rss_mb() for proxy in running}
         report.add("rss_after_all", {"result": memory})
     plot(report)
     say(f"figures in {report.path}")
+
+
+def there(run_dir: Path) -> list[str]:
+    """What the short form can use without installing anything."""
+    missing = [name for name in ("nginx", "LiteLLM") if not installed(name, run_dir)]
+    for name in missing:
+        say(f"{name} is not here and is left out; the long form installs LiteLLM and asks for nginx")
+    return [name for name in STARTERS if name not in missing]
 
 
 def measure(part: str, bench: Bench, *, quick: bool) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
 from benchmarks.client import Answer
 from benchmarks.prompts import Message
 from truss_model.engine.engine import Engine
@@ -21,6 +23,7 @@ from truss_model.settings import ModelSettings
 @dataclass(frozen=True, slots=True)
 class DemoEngine:
     engine: Engine
+    model: PreTrainedModel
     tokenizer: ChatTokenizer
 
     def parse(self, body: dict[str, object]) -> PredictRequest:
@@ -50,7 +53,7 @@ def demo_engine(settings: EngineSettings | None = None) -> Iterator[DemoEngine]:
     engine = Engine(loaded.model, settings or EngineSettings(), eos_token_ids=tokenizer.eos_token_ids)
     engine.start()
     try:
-        yield DemoEngine(engine, tokenizer)
+        yield DemoEngine(engine, loaded.model, tokenizer)
     finally:
         engine.stop()
 

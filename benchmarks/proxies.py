@@ -60,7 +60,7 @@ def ours(run_dir: Path, upstream: int) -> Iterator[Proxy]:
 def nginx(run_dir: Path, upstream: int) -> Iterator[Proxy]:
     """One worker, no buffering, no log: bytes in, bytes out."""
     port = free_port()
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    program = _nginx_program()
     if program is None:
         raise ServerFailed("nginx is not installed: apt-get install nginx-light")
     folder = run_dir / "nginx"
@@ -77,7 +77,7 @@ def nginx(run_dir: Path, upstream: int) -> Iterator[Proxy]:
         f'    proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }} }} }}\n'
     )
     began = time.perf_counter()
-    command = [program, "-e", "stderr", "-p", folder, "-c", folder / "nginx.conf"]
+    command: list[str | Path] = [program, "-e", "stderr", "-p", folder, "-c", folder / "nginx.conf"]
     with _started("nginx", command, run_dir) as server:
         yield Proxy("nginx", port, server, _wait(server, f"http://127.0.0.1:{port}/", began))
 
@@ -99,7 +99,17 @@ def litellm(run_dir: Path, upstream: int) -> Iterator[Proxy]:
         )
     )
     environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
-    command = [program, "--config", config, "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
+    command: list[str | Path] = [
+        program,
+        "--config",
+        config,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--num_workers",
+        "1",
+    ]
     began = time.perf_counter()
     with _started("litellm", command, run_dir, environment) as server:
         seconds = _wait(server, f"http://127.0.0.1:{port}/health/liveliness", began)
@@ -115,9 +125,21 @@ def mock_upstream(run_dir: Path) -> Iterator[Proxy]:
         yield Proxy("direct", port, server, _wait(server, f"http://127.0.0.1:{port}/", began))
 
 
+def installed(name: str, run_dir: Path) -> bool:
+    return _nginx_program() is not None if name == "nginx" else _litellm_stamp(run_dir).exists()
+
+
+def _nginx_program() -> str | None:
+    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+
+
+def _litellm_stamp(run_dir: Path) -> Path:
+    return run_dir / "litellm-venv" / ".installed"
+
+
 def _litellm_program(run_dir: Path) -> Path:
-    environment = run_dir / "litellm-venv"
-    stamp = environment / ".installed"
+    stamp = _litellm_stamp(run_dir)
+    environment = stamp.parent
     if not stamp.exists() or stamp.read_text() != LITELLM:
         say(f"installing {LITELLM} into {environment}, once: some minutes")
         shutil.rmtree(environment, ignore_errors=True)

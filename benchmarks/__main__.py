@@ -1,0 +1,17 @@
+"""`make bench`: the short form of the comparisons, some minutes in all. Their figures land in .cache/bench."""
+
+import subprocess
+import sys
+
+PROGRAMS = (("benchmarks.engine", "--quick"), ("benchmarks.adapter", "--quick"))
+
+
+def main() -> None:
+    for module, *arguments in PROGRAMS:
+        print(f"-- python -m {module} {' '.join(arguments)}", flush=True)
+        subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+    print("-- the long form: drop --quick; and benchmarks.memory, .overhead, .constrained, .gpu", flush=True)
+
+
+if __name__ == "__main__":
+    main()
