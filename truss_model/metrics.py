@@ -34,7 +34,8 @@ class EngineCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         stats = self._stats()
         for field in fields(stats):
-            name, value = f"truss_model_{field.name}", float(getattr(stats, field.name))
+            # A gauge must not be called _total.
+            name, value = f"truss_model_{field.name.removesuffix('_total')}", float(getattr(stats, field.name))
             if field.name in NOW:
                 yield GaugeMetricFamily(name, NOW[field.name], value=value)
             else:
