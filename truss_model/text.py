@@ -98,9 +98,8 @@ class StopScanner:
                     length = borders[length - 1]
                 if stop[length] == byte:
                     length += 1
-                if length == len(stop):
-                    found = max(found, length)
-                    length = borders[length - 1]
+                if length == len(stop):  # nothing is fed after this
+                    found, length = max(found, length), 0
                 self._matched[number] = length
             if found:
                 return position + 1, found

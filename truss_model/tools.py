@@ -9,6 +9,7 @@ from truss_model.errors import RequestError
 from truss_model.json_schema import check_schema
 from truss_model.unicode import check_unicode
 
+MAX_TOOLS = 128
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
@@ -58,7 +59,10 @@ def parse_tool_use(
             param="tools",
             code="empty_array",
         )
+    if len(tools) > MAX_TOOLS:
+        _refuse("tools", f"expected at most {MAX_TOOLS} tools, but got {len(tools)}")
     shown = [_tool(item, f"tools[{index}]") for index, item in enumerate(tools)]
+    check_schema({"tools": [tool.parameters for tool in shown]}, "tools")  # the limits hold for all of them together
     by_name: dict[str, FunctionTool] = {}
     for tool in shown:
         if tool.name in by_name:

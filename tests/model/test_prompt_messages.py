@@ -136,6 +136,7 @@ def tool(name: str = "f", **more: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, **more}}
 
 
+WIDE = {"type": "object", "properties": {f"p{number}": {} for number in range(200)}}
 NAMED = {"type": "function", "function": {"name": "g"}}
 F, G = FunctionTool("f", path="tools[0]"), FunctionTool("g", path="tools[1]")
 
@@ -165,6 +166,8 @@ def test_tools_and_choice(fields: tuple[Any, Any, bool | None], expected: ToolUs
     ("tools", "choice", "param"),
     [
         (None, "required", "tool_choice"),
+        ([tool(f"f{number}") for number in range(129)], None, "tools"),
+        ([tool(f"f{number}", parameters=WIDE) for number in range(11)], None, "tools"),
         ([], None, "tools"),
         ("f", None, "tools"),
         ([1], None, "tools[0]"),
@@ -215,14 +218,14 @@ def deep(levels: int) -> dict[str, Any]:
     "schema",
     [
         deep(100_000),
-        {"properties": {f"p{number}": {} for number in range(1_001)}},
-        {"anyOf": [{}] * 1_001},
+        {"properties": {f"p{number}": {} for number in range(301)}},
+        {"anyOf": [{"properties": {"a": {}, "b": {}}, "required": ["a", "b"]}] * 667},
         {"enum": list(range(20_001))},
         {"description": "x" * 500_001},
         {"x" * 500_001: 1},
         {"pattern": "a" * 2_001},
     ],
-    ids=["deep", "wide", "alternatives", "values", "text", "key", "pattern"],
+    ids=["deep", "optional", "members", "values", "text", "key", "pattern"],
 )
 def test_a_schema_too_large_is_refused_before_anything_walks_it(schema: dict[str, Any]) -> None:
     with pytest.raises(RequestError) as refused:

@@ -237,6 +237,16 @@ def test_stop_strings_are_looked_for_in_content_only() -> None:
     assert answer.stopped
 
 
+def test_a_stop_string_does_not_go_on_behind_a_call() -> None:
+    written = f'a E{CALLS}[{{"name": "f", "arguments": {{}}}}]ND of it'
+    pieces = [None, None, None, b"a E", b'[{"name": "f", "arguments": {}}]', b"ND of it"]
+    use = ToolUse(TOOLS, TOOLS, "auto")
+    answer = Answer(SpelledTokenizer(pieces, FORMATS[LIST]), tools=use, stop=["END"])
+    deltas = [delta for token_id in (3, 0, 4, 5) for delta in answer.feed([token_id])] + answer.finish()
+    assert told(deltas) == told(read(LIST, written)[1]) == ("a END of it", [("f", "{}")])
+    assert not answer.stopped
+
+
 def test_a_token_held_in_part_is_one_token_when_it_comes() -> None:
     pieces = [b"a <tool", b"_box> b", b" \n<tool_call>{", b'"name": "f"}']
     answer = Answer(SpelledTokenizer(pieces, FORMATS[HERMES]), tools=ToolUse(TOOLS, TOOLS, "auto"))
