@@ -7,7 +7,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import REGISTRY, Collector, CollectorRegistry
 
-from truss_model.engine.engine import EngineStats
+from truss_model.engine.stats import EngineStats
 
 NOW = {
     "rows_running": "Answers that get a token in every step.",

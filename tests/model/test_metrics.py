@@ -4,7 +4,7 @@ from dataclasses import fields
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from truss_model.engine.engine import EngineStats
+from truss_model.engine.stats import EngineStats
 from truss_model.metrics import export
 
 

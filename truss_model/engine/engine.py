@@ -6,11 +6,9 @@ The event loop talks to it through one thread-safe queue of commands; what a ste
 import asyncio
 import logging
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
@@ -19,12 +17,13 @@ from truss_model.engine.generation import Generation, TokenOutput
 from truss_model.engine.kv_cache import PagePool
 from truss_model.engine.limits import Limits, limits
 from truss_model.engine.params import SamplingParams
-from truss_model.engine.row import Row
-from truss_model.engine.runner import Runner
+from truss_model.engine.row import PENDING, Row, make_rows
+from truss_model.engine.runner import Runner, RunningStep
 from truss_model.engine.sampling import Sampled
 from truss_model.engine.scheduler import Scheduler, StepPlan
 from truss_model.engine.settings import EngineSettings
-from truss_model.errors import EngineUnwell, GenerationFailed, QueueFull, RequestError
+from truss_model.engine.stats import EngineStats
+from truss_model.errors import EngineUnwell, GenerationFailed, QueueFull
 
 logger = logging.getLogger(__name__)
 
@@ -32,22 +31,6 @@ FAULTS_TO_UNWELL = 3  # failed steps in a row
 IDLE_WAKE = 1.0  # seconds; how late the queue's time limit may be noticed while nothing runs
 
 Command = Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """Counts since the start, and what is the case now."""
-
-    rows_running: int
-    requests_waiting: int
-    pages_free: int
-    pages_total: int
-    steps: int
-    prefill_tokens: int
-    cached_tokens: int
-    generated_tokens: int
-    preemptions: int
-    faults: int
 
 
 class Engine:
@@ -66,7 +49,8 @@ class Engine:
             token_budget=self.limits.token_budget,
             long_prefill=self.limits.long_prefill,
         )
-        self._runner: Runner | None = None
+        self._running: RunningStep | None = None
+        self._landed = 0.0  # when the last step ended
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._stopping = False
@@ -125,59 +109,31 @@ class Engine:
         """
         if self._thread is None or not self._thread.is_alive() or self._stopping:
             raise EngineUnwell("The engine is not running.")
-        self._check_length(len(prompt), params.max_tokens)
+        self.limits.check_length(len(prompt), params.max_tokens)
         if len(self._waiting) >= self.settings.max_queue:
             raise QueueFull("Too many requests are waiting; try again later.", retry_after=self._retry_after())
         loop = asyncio.get_running_loop()
         generation = Generation(len(prompt), n, lambda it, index: self._commands.put(lambda: self._cancel(it, index)))
-        rows = self._make_rows(generation, list(prompt), params, n)
+        self._arrivals += 1
+        rows = make_rows(generation, prompt, params, n, self._arrivals)
         self._waiting.add(generation)
         self._commands.put(lambda: self._enqueue(generation, rows, loop))
         return generation
-
-    def _check_length(self, prompt: int, max_tokens: int) -> None:
-        if prompt == 0:
-            raise RequestError("The prompt is empty.", param="messages")
-        if prompt + max_tokens > self.max_model_len:
-            raise RequestError(
-                f"This model's maximum context length is {self.max_model_len} tokens. However, you requested "
-                f"{prompt + max_tokens} tokens ({prompt} in the messages, {max_tokens} in the completion). "
-                "Please reduce the length of the messages or completion.",
-                param="messages",
-                code="context_length_exceeded",
-            )
 
     def _retry_after(self) -> float:
         """Seconds until about a tenth of the queue has been served, by the present pace of a step."""
         per_request = self._scheduler.costs.decode_step * 10
         return min(max(1.0, per_request * self.settings.max_queue / 10), self.settings.max_queue_seconds)
 
-    def _make_rows(self, generation: Generation, prompt: list[int], params: SamplingParams, n: int) -> list[Row]:
-        self._arrivals += 1
-        now = time.monotonic()
-        rows: list[Row] = []
-        for index in range(n):
-            row = Row(
-                generation=generation,
-                index=index,
-                tokens=list(prompt),
-                prompt_tokens=len(prompt),
-                params=params,
-                arrival=self._arrivals,
-                enqueued=now,
-                leader=rows[0] if rows else None,
-                constraint=params.constraint() if params.constraint else None,
-            )
-            row.random = random.Random() if params.seed is None else random.Random(params.seed + index)
-            rows.append(row)
-        return rows
+    def _make_runner(self) -> Runner:
+        return Runner(self._model, self.limits, self._eos, self.settings)
 
     # The engine thread.
 
     def _main(self, ready: "queue.SimpleQueue[BaseException | None]") -> None:
         try:
-            self._runner = Runner(self._model, self.limits, self._eos)
-            self._runner.warm_up()
+            runner = self._make_runner()
+            runner.warm_up()
         except BaseException as error:
             ready.put(error)
             return
@@ -186,9 +142,7 @@ class Engine:
             while not self._stopping:
                 self._take_commands()
                 self._expire_waiting()
-                plan = self._scheduler.plan()
-                if plan.chunks:
-                    self._run(plan, self._runner)
+                self._turn(runner)
                 self._delivery.flush()
         except BaseException:
             logger.critical("The engine thread died.", exc_info=True)
@@ -200,7 +154,7 @@ class Engine:
             self._delivery.flush()
 
     def _take_commands(self, *, wait: bool = True) -> None:
-        idle = wait and not self._scheduler.running and not self._scheduler.waiting
+        idle = wait and not (self._running or self._scheduler.running or self._scheduler.waiting)
         while True:
             try:
                 command = self._commands.get(block=idle, timeout=IDLE_WAKE if idle else None)
@@ -228,21 +182,56 @@ class Engine:
         for generation in [it for it in self._waiting if it in self._rows and now - self._rows[it][0].enqueued > limit]:
             self._fail(generation, QueueFull(f"Waited {limit:g} s for a free place.", retry_after=self._retry_after()))
 
-    def _run(self, plan: StepPlan, runner: Runner) -> None:
+    def _turn(self, runner: Runner) -> None:
+        """Launch a step and end one: the same, or where the device works beside the host, the one before."""
+        if self._running is not None and not self._may_run_ahead(self._running):
+            self._land()
+        plan = self._scheduler.plan()
+        launched = self._launch(plan, runner) if plan.chunks else None
+        self._land()
+        self._running = launched
+        if not runner.runs_ahead:
+            self._land()
+
+    def _may_run_ahead(self, step: RunningStep) -> bool:
+        """Whether the next step can be planned and sampled without this one's tokens, and preempts nobody."""
+        needed = any(chunk.row.waits_for_token and not chunk.row.gone for chunk in step.sampling)
+        return not needed and self._pool.available >= len(self._scheduler.running)
+
+    def _launch(self, plan: StepPlan, runner: Runner) -> RunningStep | None:
         self._note_admissions(plan)
-        began = time.monotonic()
         try:
-            sampled = runner.step(plan)
+            step = runner.launch(plan, self._running)
         except Exception as error:
             self._fail_step(plan, error)
-            return
-        self._faults_in_a_row = 0
-        self._scheduler.costs.observe(plan, time.monotonic() - began)
-        self._steps += 1
+            return None
         self._prefill_tokens += sum(chunk.count for chunk in plan.chunks if chunk.row.generated == 0)
         for chunk in plan.chunks:
-            self._scheduler.computed(chunk)
-        self._emit([chunk.row for chunk in plan.chunks if chunk.samples], sampled)
+            self._scheduler.launched(chunk)
+            if chunk.samples:
+                chunk.row.tokens.append(PENDING)
+        return step
+
+    def _land(self) -> None:
+        """Wait for the running step, if any, and hand out what it made. Rows that ended since are passed over."""
+        step, self._running = self._running, None
+        if step is None:
+            return
+        try:
+            sampled = step.result()
+        except Exception as error:
+            self._fail_step(step.plan, error)
+            return
+        self._faults_in_a_row = 0
+        began, self._landed = max(step.began, self._landed), time.monotonic()
+        self._scheduler.costs.observe(step.plan, self._landed - began)
+        self._steps += 1
+        for chunk in step.plan.chunks:
+            if not chunk.row.gone:
+                self._scheduler.computed(chunk)
+        for chunk, token in zip(step.sampling, sampled.tokens, strict=True):
+            chunk.row.tokens[chunk.start + chunk.count] = token
+        self._emit(step, sampled)
 
     def _note_admissions(self, plan: StepPlan) -> None:
         for row in plan.admitted:
@@ -252,15 +241,17 @@ class Engine:
                 self._delivery.admit(row.generation, row.computed)
         self._delivery.flush()  # told before the step: a long prompt's may take its time
 
-    def _emit(self, rows: list[Row], sampled: Sampled) -> None:
-        for row, token, logprob in zip(rows, sampled.tokens, sampled.logprobs, strict=True):
-            row.tokens.append(token)
+    def _emit(self, step: RunningStep, sampled: Sampled) -> None:
+        for chunk, token, logprob in zip(step.sampling, sampled.tokens, sampled.logprobs, strict=True):
+            row = chunk.row
+            if row.gone:
+                continue
             self._generated_tokens += 1
             if row.constraint is not None and not self._advance(row, token):
                 continue
             if token in self._eos and not row.params.ignore_eos:
                 row.finish_reason = "stop"
-            elif row.generated >= row.params.max_tokens:
+            elif chunk.start + chunk.count + 1 - row.prompt_tokens >= row.params.max_tokens:
                 row.finish_reason = "length"
             entries = [] if logprob is None else [logprob]
             self._delivery.put(row.generation, TokenOutput(row.index, [token], entries, row.finish_reason))

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from truss_model.engine.attention import kv_shape
 from truss_model.engine.settings import EngineSettings
+from truss_model.errors import RequestError
 
 CPU_KV_CEILING = 2 << 30  # bytes; more than that a CPU cannot read in bearable time per step
 CPU_TOKEN_BUDGET, CUDA_TOKEN_BUDGET = 256, 2048
@@ -25,6 +26,19 @@ class Limits:
     long_prefill: int
     page_size: int
     pages: int
+
+    def check_length(self, prompt: int, max_tokens: int) -> None:
+        """Raise RequestError for what cannot be served."""
+        if prompt == 0:
+            raise RequestError("The prompt is empty.", param="messages")
+        if prompt + max_tokens > self.max_model_len:
+            raise RequestError(
+                f"This model's maximum context length is {self.max_model_len} tokens. However, you requested "
+                f"{prompt + max_tokens} tokens ({prompt} in the messages, {max_tokens} in the completion). "
+                "Please reduce the length of the messages or completion.",
+                param="messages",
+                code="context_length_exceeded",
+            )
 
 
 def limits(model: PreTrainedModel, settings: EngineSettings) -> Limits:

@@ -1,5 +1,7 @@
 """One sequence in the engine: its tokens, its pages, its place in life."""
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -8,6 +10,8 @@ import torch
 from truss_model.engine.generation import FinishReason, Generation
 from truss_model.engine.kv_cache import ROOT
 from truss_model.engine.params import SamplingParams, TokenConstraint
+
+PENDING = -1  # stands in `tokens` for a token that a running step is making
 
 
 @dataclass(slots=True, eq=False)
@@ -51,3 +55,36 @@ class Row:
     @property
     def prefilling(self) -> bool:
         return self.remaining > 1
+
+    @property
+    def ending(self) -> bool:
+        """Whether the token that is being made is its last in any case."""
+        return self.tokens[-1] == PENDING and self.generated >= self.params.max_tokens
+
+    @property
+    def waits_for_token(self) -> bool:
+        """Whether the next token cannot be sampled before the host knows the last one."""
+        p = self.params
+        penalised = p.presence_penalty or p.frequency_penalty or p.repetition_penalty != 1.0
+        return self.constraint is not None or bool(penalised)
+
+
+def make_rows(generation: Generation, prompt: Sequence[int], params: SamplingParams, n: int, arrival: int) -> list[Row]:
+    """A request's rows; the first leads the others, and row i of a seeded request draws with seed + i."""
+    now = time.monotonic()
+    rows: list[Row] = []
+    for index in range(n):
+        row = Row(
+            generation=generation,
+            index=index,
+            tokens=list(prompt),
+            prompt_tokens=len(prompt),
+            params=params,
+            arrival=arrival,
+            enqueued=now,
+            leader=rows[0] if rows else None,
+            constraint=params.constraint() if params.constraint else None,
+        )
+        row.random = Random() if params.seed is None else Random(params.seed + index)
+        rows.append(row)
+    return rows

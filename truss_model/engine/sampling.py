@@ -28,6 +28,35 @@ class Sampled:
     logprobs: list[TokenLogprob | None]
 
 
+class Choice:
+    """Tokens on the device, on their way to the host. `result` waits for them."""
+
+    def __init__(
+        self, tokens: torch.Tensor, rows: Sequence[Row] = (), at: Sequence[int] = (), raw: torch.Tensor | None = None
+    ) -> None:
+        """rows: those at `at` among all that want logprobs; raw: their log-softmax [len(at), vocab]."""
+        self.tokens = tokens
+        self._rows, self._at = rows, at
+        parts = [tokens]
+        if raw is not None:
+            parts.append(raw.gather(1, tokens[list(at)][:, None])[:, 0])
+            parts += raw.topk(max(1, *(row.params.top_logprobs or 0 for row in rows)), -1)
+        self._parts = [part.to("cpu", non_blocking=True) for part in parts]
+        self._copied = torch.cuda.Event() if tokens.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._copied is not None:
+            self._copied.record()
+
+    def result(self) -> Sampled:
+        if self._copied is not None:
+            self._copied.synchronize()
+        chosen, *entries = (part.tolist() for part in self._parts)
+        logprobs: list[TokenLogprob | None] = [None] * len(chosen)
+        for at, row, own, values, ids in zip(self._at, self._rows, *entries, strict=True) if entries else ():
+            most = row.params.top_logprobs or 0
+            logprobs[at] = TokenLogprob(own, tuple(zip(ids, values, strict=True))[:most])
+        return Sampled(chosen, logprobs)
+
+
 class Sampler:
     """Stateless but for constants of the model: vocabulary size and end-of-sequence tokens."""
 
@@ -35,6 +64,9 @@ class Sampler:
         self._eos = sorted(eos_token_ids)
 
     def __call__(self, logits: torch.Tensor, rows: Sequence[Row]) -> Sampled:
+        return self.choose(logits, rows).result()
+
+    def choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
         """logits: [S, vocab], any float dtype, row i of `rows` at i. Advances the rows' random generators."""
         wanting = [i for i, row in enumerate(rows) if row.params.top_logprobs is not None]
         raw = torch.log_softmax(logits[wanting].float(), -1) if wanting else None
@@ -43,12 +75,7 @@ class Sampler:
         drawing = [i for i, row in enumerate(rows) if not row.params.greedy]
         if drawing:
             tokens[drawing] = self._draw(processed, drawing, [rows[i] for i in drawing])
-        chosen = tokens.tolist()
-        logprobs: list[TokenLogprob | None] = [None] * len(rows)
-        if raw is not None:
-            for i, entry in zip(wanting, self._logprobs(raw, [rows[i] for i in wanting], tokens[wanting]), strict=True):
-                logprobs[i] = entry
-        return Sampled(chosen, logprobs)
+        return Choice(tokens, [rows[i] for i in wanting], wanting, raw)
 
     def _process(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
         special = [i for i, row in enumerate(rows) if _needs_processing(row)]
@@ -79,17 +106,32 @@ class Sampler:
             tokens[sorted_rows] = ids.gather(1, choice[:, None])[:, 0]
         return tokens
 
-    @staticmethod
-    def _logprobs(raw: torch.Tensor, rows: list[Row], tokens: torch.Tensor) -> list[TokenLogprob]:
-        own = raw.gather(1, tokens[:, None])[:, 0].tolist()
-        most = max(row.params.top_logprobs or 0 for row in rows)
-        if most == 0:
-            return [TokenLogprob(value) for value in own]
-        values, ids = raw.topk(most, -1)
-        return [
-            TokenLogprob(value, tuple(zip(ids_, values_, strict=True))[: row.params.top_logprobs or 0])
-            for row, value, ids_, values_ in zip(rows, own, ids.tolist(), values.tolist(), strict=True)
-        ]
+
+def plain(row: Row) -> bool:
+    """Whether `draw_plain` is all that the row's next token needs."""
+    return not _needs_processing(row) and not _needs_order(row) and row.params.top_logprobs is None
+
+
+def plain_draws(rows: Sequence[Row]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """What `draw_plain` wants to know of the rows; advances their random generators."""
+    draws = np.zeros((3, len(rows)))
+    for i, row in enumerate(rows):
+        if not row.params.greedy:
+            draws[:, i] = row.random.random(), row.params.temperature, row.params.min_p
+    return draws
+
+
+def draw_plain(logits: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Tokens of rows that are all plain, the same as a Sampler chooses, without a word from the host.
+
+    draws: float64 [3, rows], the uniform number, the temperature (0: greedy) and min_p.
+    """
+    uniform, temperature, min_p = draws[0], draws[1].float()[:, None], draws[2].float()[:, None]
+    greedy = temperature == 0
+    scores = logits.float() / temperature.masked_fill(greedy, 1.0)
+    least = min_p.clamp_min(1e-30).log()
+    scores = scores.masked_fill(scores < scores.amax(-1, keepdim=True) + least, OFF)
+    return torch.where(greedy[:, 0], logits.argmax(-1), _invert(scores, uniform))
 
 
 def _needs_processing(row: Row) -> bool:

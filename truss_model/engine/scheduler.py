@@ -102,11 +102,15 @@ class Scheduler:
         row.computed = row.published * self.pool.page_size
         self.drop(row)
 
+    @staticmethod
+    def launched(chunk: Chunk) -> None:
+        """Record that a chunk's KV will be in the pages before anything that is launched later looks there."""
+        chunk.row.computed = chunk.start + chunk.count
+
     def computed(self, chunk: Chunk) -> None:
-        """Record that a chunk's KV is in the pages; whole pages become findable."""
+        """Record that a launched chunk's KV is in the pages; whole pages become findable."""
         row, size = chunk.row, self.pool.page_size
-        row.computed = chunk.start + chunk.count
-        while (row.published + 1) * size <= row.computed:
+        while (row.published + 1) * size <= chunk.start + chunk.count:
             at = row.published
             row.digest = self.pool.publish(row.pages[at], row.digest, row.tokens[at * size : (at + 1) * size])
             row.published += 1
@@ -114,7 +118,7 @@ class Scheduler:
     def _plan_decode(self, plan: StepPlan) -> None:
         for row in list(self.running):
             preempted = not row.pages  # by an older row of this loop
-            if not preempted and not row.prefilling and self._grow(row, len(row.tokens)):
+            if not preempted and not row.prefilling and not row.ending and self._grow(row, len(row.tokens)):
                 plan.chunks.append(Chunk(row, row.computed, 1, samples=True))
 
     def _plan_prefill(self, plan: StepPlan) -> None:

@@ -31,9 +31,11 @@ class Card:
 class TritonPagedAttention:
     """Over pages [pages, kv_heads, page, D]. TorchPagedAttention is its twin."""
 
-    def __init__(self, kv: PagedKV, card: Card) -> None:
+    def __init__(self, kv: PagedKV, card: Card, longest: int) -> None:
+        """longest: no context is longer; kernels are compiled for it once, at the start."""
         self.kv = kv
         self.card = card
+        self.longest = longest
 
     def __call__(
         self,
@@ -58,7 +60,7 @@ class TritonPagedAttention:
         if single:
             decode_attention(
                 query[:single], keys, values, tables[:single], contexts[:single], scaling, window, out[:single],
-                processors=self.card.processors,
+                processors=self.card.processors, longest=self.longest,
             )  # fmt: skip
         if single < len(contexts):
             prefill_attention(

@@ -22,7 +22,8 @@ def _first_and_chunk(context, WINDOW: tl.constexpr, SPLITS: tl.constexpr, BLOCK:
     return first, tl.maximum(share, LEAST)
 
 
-@triton.jit
+# Block tables are as wide as the longest row at hand and begin anywhere: no reason to compile again.
+@triton.jit(do_not_specialize=["table_row"], do_not_specialize_on_alignment=["tables", "contexts"])
 def _decode(
     query, keys, values, tables, contexts, out, sums,
     query_row, query_head, table_row, page_stride, scale,
@@ -69,7 +70,7 @@ def _decode(
             tl.store(sums + place, highest + tl.log2(total), mask=in_group)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["contexts"])
 def _join(
     parts, sums, contexts, out,
     HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr, WINDOW: tl.constexpr, SPLITS: tl.constexpr,
@@ -109,15 +110,16 @@ def decode_attention(
     out: torch.Tensor,
     *,
     processors: int,
+    longest: int,
     block: int = 64,
 ) -> None:
     """query [R, H, D] into out [R, H, D], dense; one layer's pages [pages, kv_heads, page, D]; contexts [R].
 
-    The width of `tables` bounds the contexts: it decides the number of splits, which a CUDA graph fixes.
+    `longest` bounds the contexts: it decides the number of splits, which a CUDA graph fixes.
     """
     rows, heads, dim = query.shape
     kv_heads, page = keys.shape[1:3]
-    splits, least = splits_for(rows, kv_heads, processors, tables.shape[1] * page, block)
+    splits, least = splits_for(rows, kv_heads, processors, longest, block)
     parts = sums = out
     if splits > 1:
         parts = torch.empty(rows, heads, splits, dim, dtype=torch.float32, device=query.device)

@@ -45,7 +45,7 @@ def _attend(
     return highest, total, sum_
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_row"], do_not_specialize_on_alignment=["tables", "starts", "contexts"])
 def _prefill(
     query, keys, values, tables, starts, contexts, out,
     query_row, query_head, table_row, page_stride, scale,
