@@ -166,9 +166,8 @@ def main() -> None:
     for layer in layers:
         forward = layer.forward_ms if layer.forward_ms is not None else bare
         outside = layer.step_ms - forward
-        rows.append(
-            [layer.name, layer.step_ms, forward, outside, outside / layer.step_ms * 100, layer.cpu_ms_per_token]
-        )
+        share = outside / layer.step_ms
+        rows.append([layer.name, layer.step_ms, forward, outside, share * 100, layer.cpu_ms_per_token])
         result[layer.name] = {
             "step_ms": layer.step_ms,
             "forward_ms": layer.forward_ms,
