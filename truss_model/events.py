@@ -87,7 +87,7 @@ class Choice:
 
     def as_dict(self) -> dict[str, Any]:
         calls = [
-            {"id": first.id, "type": "function", "function": {"name": first.name, "arguments": "".join(arguments)}}
+            {"id": first.id, "name": first.name, "arguments": "".join(arguments)}
             for _, (first, arguments) in sorted(self._calls.items())
         ]
         return {

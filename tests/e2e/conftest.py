@@ -18,7 +18,7 @@ from scripts.stack import start_adapter, start_truss, truss_url, wait_adapter, w
 from tests.model.conftest import tiny_mistral as tiny_mistral
 from truss_model.loading.demo import demo_folder
 
-LOAD_SECONDS = 100.0
+LOAD_SECONDS = 300.0
 BASE_ENVIRONMENT = {"TRUSS_MODEL_DTYPE": "float32", "HF_HUB_OFFLINE": "1"}
 
 

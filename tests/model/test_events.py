@@ -81,8 +81,8 @@ def test_the_whole_answer() -> None:
                 "index": 1,
                 "text": "",
                 "tool_calls": [
-                    {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}},
-                    {"id": "y", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+                    {"id": "x", "name": "f", "arguments": "{}"},
+                    {"id": "y", "name": "g", "arguments": "{}"},
                 ],
                 "finish_reason": "tool_calls",
                 "logprobs": None,
