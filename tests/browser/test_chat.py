@@ -9,8 +9,13 @@ from tests.browser.scripted_truss import ScriptedTruss, text
 pytestmark = pytest.mark.browser
 
 
-def test_an_answer_comes_with_its_figures(page: Page) -> None:
-    answer = finished(ask(page, "one two three"))
+def test_an_answer_comes_with_its_figures(page: Page, truss: ScriptedTruss) -> None:
+    gate = truss.gate()
+    truss.answer("count", [text("one"), gate, text(" two"), text(" three")])
+    answer = ask(page, "count")
+    expect(answer.locator(".markdown")).to_have_text("one")
+    gate.open()
+    finished(answer)
     expect(answer.locator(".markdown")).to_have_text("one two three")
     expect(answer.get_by_role("heading", level=2)).to_have_text("scripted")
     shown = facts(answer)

@@ -4,6 +4,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.actions import ask, finished, open_settings
+from tests.browser.conftest import Watch
 from tests.browser.scripted_truss import ScriptedTruss, text
 
 pytestmark = pytest.mark.browser
@@ -47,6 +48,22 @@ def test_the_conversation_goes_on_from_the_chosen_one(page: Page, truss: Scripte
     )
     question = next(node for node in records if node.get("content") == "go on")
     assert question["parent"] == kept
+
+
+def test_an_error_of_b_leads_to_the_settings_of_b(page: Page, watch: Watch) -> None:
+    watch.expect("status of 400")
+    compare(page)
+    panel = open_settings(page)
+    panel.get_by_role("tab", name="B").click()
+    panel.get_by_label("Temperature").fill("9")
+    panel.get_by_role("tab", name="A").click()
+    ask(page, "only A")
+    refused = finished(page.locator(".pair .message.assistant").nth(1))
+    expect(refused.locator("[data-fact=finish] dd")).to_have_text("refused")
+    refused.get_by_role("button", name="Field: temperature").click()
+    expect(panel.get_by_role("tab", name="B")).to_have_attribute("aria-selected", "true")
+    expect(panel.get_by_label("Temperature")).to_be_focused()
+    expect(panel.get_by_label("Temperature")).to_have_value("9")
 
 
 def test_stop_ends_both(page: Page, truss: ScriptedTruss) -> None:

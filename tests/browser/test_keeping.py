@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -98,6 +99,16 @@ def test_conversations_can_be_renamed_and_deleted(page: Page) -> None:
     page.get_by_role("button", name="Delete new name").click()
     expect(page.locator(".message")).to_have_count(0)
     assert stored(page) == []
+
+
+def test_a_browser_that_keeps_nothing_is_said_to(open_page: Any, site: str) -> None:
+    page, _ = open_page(site)
+    page.context.add_init_script(
+        "Object.defineProperty(window, 'indexedDB', { value: { open() { throw Error('no'); } } })"
+    )
+    page.reload()
+    expect(page.get_by_role("alert")).to_contain_text("This browser keeps no conversations: no")
+    expect(finished(ask(page, "still here")).locator(".markdown")).to_have_text("still here")
 
 
 def test_a_new_conversation_leaves_the_old_one_there(page: Page) -> None:

@@ -26,11 +26,11 @@ ENVIRONMENT = {
     "TRUSS_MODEL_ID": "demo",
     "TRUSS_MODEL_DTYPE": "float32",
     "TRUSS_MODEL_ENGINE_MAX_ROWS": "1",
-    "OMP_NUM_THREADS": "2",
+    "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
 }
 KEY = "a key for the real stack"
-PATIENCE = 60_000  # milliseconds: the machine may be busy with other things
+PATIENCE = 120_000  # milliseconds: the machine may be busy with other things
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_the_models_refusal_names_the_field(page: Page, watch: Watch) -> None:
     answer = finished(ask(page, "too long " * 8000))
     error = answer.get_by_role("alert")
     expect(error).to_contain_text("context_length_exceeded")
-    expect(error.get_by_role("button", name="Field: messages")).to_be_visible()
+    expect(error).to_contain_text("Field: messages")
 
 
 def test_the_token_view_shows_the_apis_logprobs(page: Page, real_site: str) -> None:
@@ -173,6 +173,7 @@ def test_a_tool_call_is_answered_by_hand(page: Page) -> None:
     panel = set_fields(page, Temperature="0", Max_tokens="120")
     panel.get_by_role("button", name="Add a tool").click()
     panel.get_by_label("Tool choice").select_option("get_weather")
+    panel.get_by_label("Parallel calls").uncheck()
     answer = finished(ask(page, "What is the weather in Oslo?"))
     expect(answer.get_by_role("region", name="Call of get_weather")).to_contain_text('"city"')
     panel.get_by_label("Tool choice").select_option("none")

@@ -132,6 +132,6 @@ export class AnswerView {
     this.#tokens.element.hidden = !shown;
     this.#markdown.element.hidden = shown;
     this.#tokensButton.setAttribute("aria-pressed", String(shown));
-    this.#page.redraw(this.#node);
+    if (!this.update(performance.now())) this.#page.redraw(this.#node);
   }
 }
