@@ -81,7 +81,7 @@ def test_tensors_that_the_architecture_needs_and_the_shards_lack(copy: Path) -> 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"intermediate_size": 512}, "config.json belongs to these weights"),
+        ({"intermediate_size": 512}, "have the wrong shape for 6 of the model's tensors, model.layers.0.mlp.down_proj"),
         (
             {"model_type": "no_such_model", "architectures": ["NoSuchModel"]},
             "architecture is one that transformers has",

@@ -37,6 +37,7 @@ def load_pretrained(folder: Path, placement: Placement, quantization: Quantizati
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are named in the report, which is checked below
             **options,
         )
     model: PreTrainedModel = loaded[0]
