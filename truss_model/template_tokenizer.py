@@ -46,10 +46,12 @@ class TemplateTokenizer:
         self._longest_prefix = max(map(len, self._prefixes), default=0)
         self._first, self._later = _without(raw, control)
         self._begin = _begin_of_sequence(self._hf.backend_tokenizer)
-        self._writes_calls = CALL_START in (self._hf.chat_template or "")
+        self._writes_calls = CALL_START in str(self._hf.chat_template)  # one template, or several by name
         self.vocabulary = from_tokenizer_json(raw, text_tokens={CALL_START, CALL_END})
         self.vocab_size = len(self.vocabulary)
         self.eos_token_ids = _eos_token_ids(folder, self._hf.eos_token_id)
+        if not self.eos_token_ids:
+            raise LoadError(f"The tokenizer in {folder} names no end-of-sequence token: no answer would end.")
         self.tool_format: ToolFormat | None = ToolFormat(ToolStyle.HERMES)
 
     def encode_chat(

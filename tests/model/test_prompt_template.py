@@ -173,6 +173,25 @@ def test_what_the_template_refuses_is_the_callers_error(
     assert message is None or refused.value.message == message
 
 
+def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
+    folder = chatml_folder(tmp_path)
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": None}))
+    with pytest.raises(LoadError, match="end-of-sequence"):
+        load_tokenizer(folder)
+
+
+def test_a_template_for_tools_beside_the_default_one(tmp_path: Path) -> None:
+    folder = chatml_folder(tmp_path)
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text(NATIVE_TOOLS)
+    tokenizer = TemplateTokenizer(folder)
+    plain, with_tools = tokenizer.encode_chat(TURNS[:1]), tokenizer.encode_chat(TURNS[:1], TOOLS)
+    assert tokenizer._hf.decode(plain).startswith("<|im_start|>user\n")
+    assert tokenizer._hf.decode(with_tools).startswith("<|im_start|>tools\n")
+
+
 def test_a_decoder_of_another_kind_is_named(tmp_path: Path) -> None:
     folder = chatml_folder(tmp_path)
     raw = json.loads((folder / "tokenizer.json").read_text())

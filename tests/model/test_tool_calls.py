@@ -255,3 +255,19 @@ def test_a_token_held_in_part_is_one_token_when_it_comes() -> None:
     assert isinstance(deltas[0], TextDelta)
     assert [(token.token_id, token.data) for token in deltas[0].tokens] == [(0, b"a <tool"), (1, b"_box> b")]
     assert deltas[1:] == [ToolCallDelta(0, None, "f", "{}")]
+
+
+@pytest.mark.parametrize(
+    ("style", "token_ids", "head"),
+    [
+        (LIST, [0, 3], b'[{"name": "f", "arguments": {"a": "'),
+        (V11, [0, 4, 1, 3], b'{"a": "'),
+        (HERMES, [3], b'<tool_call>{"name": "f", "arguments": {"a": "'),
+    ],
+)
+def test_arguments_cut_in_a_character_show_that_it_is_broken(
+    style: ToolStyle, token_ids: list[int], head: bytes
+) -> None:
+    tokenizer = SpelledTokenizer([None, None, None, head + b"\xf0\x9f", b"f"], FORMATS[style])
+    answer = Answer(tokenizer, tools=ToolUse(TOOLS, TOOLS, "auto"))
+    assert told([*answer.feed(token_ids), *answer.finish()]) == ("", [("f", '{"a": "\ufffd')])
