@@ -6,8 +6,8 @@ import random
 import threading
 
 import psutil
-from tests.engine.conftest import StartEngine, collect, make_model
 
+from tests.engine.conftest import StartEngine, collect, make_model
 from truss_model.engine.engine import Engine
 from truss_model.engine.params import SamplingParams
 
