@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import hypothesis
+import pytest
 
 # Threads of one another's processes wait for each other; read when torch is imported, here and in the servers started.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,3 +16,12 @@ hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any machine")
+
+
+@pytest.fixture(scope="session")
+def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.tiny_mistral import write_tiny_mistral  # torch, which most tests do without
+
+    folder = tmp_path_factory.mktemp("tiny-mistral")
+    write_tiny_mistral(folder)
+    return folder

@@ -5,33 +5,17 @@ float32, so that greedy answers can be compared with transformers' own.
 """
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from scripts.assemble import Image, assemble
-from scripts.process import ServerProcess, free_port
+from scripts.process import free_port
 from scripts.serve import REPOSITORY
 from scripts.stack import start_adapter, start_truss, truss_url, wait_adapter, wait_truss
-from tests.model.conftest import tiny_mistral as tiny_mistral
+from tests.e2e.server import BASE_ENVIRONMENT, LOAD_SECONDS, Service
 from truss_model.loading.demo import demo_folder
-
-LOAD_SECONDS = 300.0
-BASE_ENVIRONMENT = {"TRUSS_MODEL_DTYPE": "float32", "HF_HUB_OFFLINE": "1"}
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """A server process and where it listens."""
-
-    process: ServerProcess
-    port: int
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import httpx
 
-from tests.e2e.conftest import Service
+from tests.e2e.server import Service
 
 PREFIX = "truss_model_"
 

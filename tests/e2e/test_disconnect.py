@@ -7,8 +7,8 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from tests.e2e.conftest import Service
 from tests.e2e.engine_counts import engine_counts, until
+from tests.e2e.server import Service
 
 LONG = 1900  # tokens; nobody waits for so many
 

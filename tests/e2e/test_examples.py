@@ -13,7 +13,7 @@ import yaml
 from scripts.process import free_port
 from scripts.serve import REPOSITORY
 from tests.e2e.baseten import API_KEY, MODEL_ID, Baseten
-from tests.e2e.conftest import Service
+from tests.e2e.server import Service
 
 EXAMPLES = REPOSITORY / "examples"
 LOCAL = "http://localhost:8000"

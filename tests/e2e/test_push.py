@@ -22,7 +22,7 @@ from scripts.serve import REPOSITORY
 from scripts.stack import start_adapter, start_truss, truss_url, wait_adapter, wait_truss
 from tests.e2e.baseten import API_KEY, DEPLOYMENT_ID, MODEL_ID, Baseten, Refusal
 from tests.e2e.clean_environment import MissingRequirement, closure, make_clean_environment, read_requirements
-from tests.e2e.conftest import BASE_ENVIRONMENT, LOAD_SECONDS, Service
+from tests.e2e.server import BASE_ENVIRONMENT, LOAD_SECONDS, Service
 
 TRUSS = Path(sys.executable).with_name("truss")
 TARGETS = {

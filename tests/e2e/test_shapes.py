@@ -7,7 +7,7 @@ import httpx
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from tests.e2e.conftest import Service
+from tests.e2e.server import Service
 
 TOOL = {
     "type": "function",
