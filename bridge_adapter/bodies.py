@@ -1,5 +1,6 @@
 """A request's body: read within its limit, parsed, unknown fields refused or dropped, defaults and caps applied."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from bridge_adapter.routing import Upstream
 from bridge_adapter.watch import ClientGone
 
 
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> dict[str, Any]:
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, limit: int, seconds: float) -> dict[str, Any]:
     """The JSON object in the body; raises InvalidRequest, or ClientGone when the body never came to its end."""
     kind = headers.get(b"content-type", b"").decode("latin-1")
     # A web page of any origin can post other types without asking, and no key stands in its way on an open service.
@@ -23,18 +24,26 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
-    message = await receive()
-    data = bytearray(message.get("body", b""))
-    while message["type"] == "http.request" and message.get("more_body", False):
+    try:
+        async with asyncio.timeout(seconds):
+            return _parse(await _receive_all(receive, limit))
+    except TimeoutError:
+        raise InvalidRequest(
+            "The request body did not arrive in time.", status=408, headers={"connection": "close"}
+        ) from None
+
+
+async def _receive_all(receive: Receive, limit: int) -> bytes:
+    data = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        data += message.get("body", b"")
         if len(data) > limit:
             raise _too_large(limit)
-        message = await receive()
-        data += message.get("body", b"")
-    if message["type"] == "http.disconnect":
-        raise ClientGone
-    if len(data) > limit:
-        raise _too_large(limit)
-    return _parse(bytes(data))
+        if not message.get("more_body", False):
+            return bytes(data)
 
 
 def _too_large(limit: int) -> InvalidRequest:

@@ -10,7 +10,7 @@ class Course:
         self._open = set(range(choices))
 
     def check(self, event: Event) -> None:
-        if isinstance(event, Delta | ToolCall):
+        if type(event) is Delta or type(event) is ToolCall:
             if event.index not in self._open:
                 raise Broken("text of a choice that is not open")
         elif isinstance(event, Finish):

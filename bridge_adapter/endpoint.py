@@ -35,7 +35,8 @@ class Endpoint:
         caller = self._service.keyring.identify(key)
         exchange.client = caller.name
         exchange.add_headers(caller.admit())
-        body = await bodies.read_body(receive, headers, self._service.settings.server.max_body)
+        server = self._service.settings.server
+        body = await bodies.read_body(receive, headers, limit=server.max_body, seconds=server.body_timeout)
         route, plan = self._plan(body, scope.get("path_params", {}).get("model_id"), key, caller, exchange)
         identity = new_identity(self._face.id_prefix, route.model)
         with Place(route.upstream), caller.stream() if plan.job.stream else nullcontext():

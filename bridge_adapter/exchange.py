@@ -3,7 +3,7 @@
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,7 @@ class Exchange:
     upstream_request_id: str = ""
     dropped: tuple[str, ...] = ()
     response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    observe_gap: Callable[[float], None] | None = None
     span: "Span | None" = None
     trace_headers: dict[str, str] = field(default_factory=dict)
     price: Price = field(default_factory=Price)

@@ -12,9 +12,12 @@ class LineSplitter:
         self._held = 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        if b"\n" not in data:
+        end = data.find(b"\n")
+        if end < 0:
             self._hold(data)
             return []
+        if end == len(data) - 1 and not self._rest:  # what a Truss sends mostly: one line a piece
+            return [data[:-2] if data.endswith(b"\r\n") else data[:-1]]
         lines = data.split(b"\n")
         if self._rest:
             lines[0] = b"".join(self._rest) + lines[0]

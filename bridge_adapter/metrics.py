@@ -1,6 +1,7 @@
 """Prometheus metrics of the service. One registry a process; several worker processes are summed when asked for."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -51,8 +52,10 @@ class Metrics:
         )
         self._children: dict[tuple[str, ...], Any] = {}
 
-    def between_tokens(self, exchange: Exchange, seconds: float) -> None:
-        self._child(self._gaps, exchange.model, exchange.route).observe(seconds)
+    def gaps(self, exchange: Exchange) -> Callable[[float], None]:
+        """What observes the times between one stream's tokens."""
+        observe: Callable[[float], None] = self._child(self._gaps, exchange.model, exchange.route).observe
+        return observe
 
     def count(self, exchange: Exchange, took: float) -> None:
         model, route = exchange.model, exchange.route

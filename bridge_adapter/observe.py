@@ -38,10 +38,11 @@ class Observer:
                 exchange.note_usage(event.usage)
         if tokens:
             now = time.perf_counter()
-            if exchange.first_token:
-                self.metrics.between_tokens(exchange, now - exchange.last_token)
+            if exchange.observe_gap is not None:
+                exchange.observe_gap(now - exchange.last_token)
             else:
                 exchange.first_token = now
+                exchange.observe_gap = self.metrics.gaps(exchange)
             exchange.last_token = now
 
     def ended(self, exchange: Exchange) -> None:

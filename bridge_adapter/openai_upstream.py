@@ -50,6 +50,14 @@ class _CallPiece(msgspec.Struct):
     function: _Function | None = None
 
 
+def _reason(given: Any) -> FinishReason:
+    """A whole answer without a reason has come to its end; a reason that nobody knows is not made into another."""
+    known = _REASONS.get(given) if isinstance(given, str) else None
+    if known is None:
+        raise Broken("an unknown finish reason")
+    return known
+
+
 def _usage(value: Any) -> Usage:
     if not isinstance(value, dict):
         return Usage()
@@ -80,7 +88,7 @@ def read_completion(value: dict[str, Any]) -> Result:
                 index=msgspec.convert(item.get("index", position), int),
                 text=msgspec.convert(message.get("content"), str | None),
                 tool_calls=calls,
-                finish_reason=_REASONS.get(item.get("finish_reason") or "", "tool_calls" if calls else "stop"),
+                finish_reason=_reason(item.get("finish_reason") or ("tool_calls" if calls else "stop")),
                 logprobs=_logprobs(item.get("logprobs")),
                 extra=_extra(message),
             )
@@ -164,7 +172,7 @@ class ChunkReader:
         reason = choice.get("finish_reason")
         if reason and index not in self._finished:
             self._finished.add(index)
-            events.append(Finish(index, _REASONS.get(reason, "stop")))
+            events.append(Finish(index, _reason(reason)))
         return events
 
 

@@ -1,6 +1,6 @@
 """The bytes of upstream answers -> batches of checked events, of one call or of several as one. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from bridge_adapter.course import Course
@@ -20,14 +20,14 @@ class Reader:
     def __init__(self, decoder: Decoder, choices: int, body: dict[str, Any]) -> None:
         self._decoder = decoder
         self._course = Course(choices)
-        self._body = body
-        self._outside: OutsideWork | None = None
+        self._outside = OutsideWork(body)
+        self._is_text: bool | None = None  # known with the first event
         self.fault: Broken | ErrorInside | APIError | None = None
         self.ended = False
 
     @property
     def cut_short(self) -> bool:
-        return self._outside is not None and self._outside.over
+        return self._outside.over
 
     def feed(self, piece: bytes) -> list[Event]:
         return self._take(self._decoder.feed, piece)
@@ -35,24 +35,24 @@ class Reader:
     def end(self) -> list[Event]:
         return self._take(self._decoder.end)
 
-    def _take(self, decode: Any, *data: bytes) -> list[Event]:
+    def _take(self, decode: Callable[..., Iterator[Event]], *data: bytes) -> list[Event]:
         events: list[Event] = []
+        check = self._course.check
         try:
             for event in decode(*data):
-                for checked in self._work(event):
-                    self._course.check(checked)
-                    events.append(checked)
+                if self._is_text is None:
+                    self._is_text = self._decoder.dialect == "text"
+                if not self._is_text:
+                    check(event)
+                    events.append(event)
+                    continue
+                for made in self._outside.feed(event):
+                    check(made)
+                    events.append(made)
         except (Broken, ErrorInside, APIError) as fault:
             self.fault = fault
         self.ended = bool(events) and isinstance(events[-1], Done | Failure)
         return events
-
-    def _work(self, event: Event) -> Iterable[Event]:
-        if self._decoder.dialect != "text":
-            return (event,)
-        if self._outside is None:
-            self._outside = OutsideWork(self._body)
-        return self._outside.feed(event)
 
 
 class Merge:

@@ -118,6 +118,7 @@ class Server(Part, frozen=True):
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
     workers: Count = 1
     max_body: Count = 20 * 1024 * 1024
+    body_timeout: Positive = 60.0
     cold_start_after: Positive = 5.0
     keep_alive: Positive = 15.0
     drain: NotNegative = 30.0

@@ -1,5 +1,6 @@
 """Everything a client can do wrong: its own 4xx with OpenAI's error object naming the field, and no upstream call."""
 
+import asyncio
 import inspect
 import json
 from pathlib import Path
@@ -75,6 +76,18 @@ async def test_a_body_without_length_over_the_limit(stub: Stub) -> None:
         headers = {"content-type": "application/json"}
         async with bridge.http.post(url, data=endless(), headers=headers) as response:
             assert response.status == 413
+
+
+async def test_a_body_that_does_not_come(stub: Stub) -> None:
+    async def never() -> Any:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with running_bridge(settings_for(stub.url, server={"body_timeout": 0.1})) as bridge:
+        url = f"{bridge.url}/v1/chat/completions"
+        headers = {"content-type": "application/json"}
+        async with bridge.http.post(url, data=never(), headers=headers) as response:
+            assert response.status == 408
 
 
 async def test_wrong_methods_and_paths(bridge: Bridge) -> None:

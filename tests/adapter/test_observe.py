@@ -66,6 +66,7 @@ async def test_metrics_after_a_mix_of_requests(stub: Stub) -> None:
         sample("bridge_request_seconds_count", **chat): 6,
         sample("bridge_request_seconds_count", **nobody): 1,
         sample("bridge_first_token_seconds_count", **chat): 2,
+        sample("bridge_inter_token_seconds_count", **chat): 0,  # each stream came in one piece
         sample("bridge_tokens_total", model="m", direction="input"): 10,
         sample("bridge_tokens_total", model="m", direction="cached"): 4,
         sample("bridge_tokens_total", model="m", direction="output"): 6,

@@ -213,3 +213,33 @@ async def test_a_client_that_leaves_within_its_body(bridge: Bridge, stub: Stub) 
     assert stub.requests == []
     async with aiohttp.ClientSession() as other, other.get(f"{bridge.url}/health/live") as live:
         assert live.status == 200
+
+
+async def test_hundreds_of_slow_streams(stub: Stub) -> None:
+    """All of them run at once, none waits for another to end, all complete."""
+    streams = 512
+    all_there = asyncio.Event()
+    running = 0
+
+    async def play(request: Request, wire: Wire) -> None:
+        nonlocal running
+        running += 1
+        if running == streams:
+            all_there.set()
+        data = ndjson("slow ", "and ", "whole")
+        await wire.start()
+        await wire.piece(data[:80])
+        await all_there.wait()
+        for start in range(80, len(data), 50):
+            await wire.piece(data[start : start + 50])
+            await asyncio.sleep(0.01)
+        await wire.end()
+
+    stub.play = play
+    async with running_bridge(settings_for(stub.url)) as bridge:
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as http:
+            many = Bridge(bridge.url, bridge.service, http, bridge.openai)
+            answers = await asyncio.gather(*(many.chat(stream=True) for _ in range(streams)))
+    assert {answered.text for answered in answers} == {"slow and whole"}
+    assert {answered.status for answered in answers} == {200}

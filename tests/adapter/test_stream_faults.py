@@ -44,6 +44,10 @@ MIDSTREAM: list[tuple[Play, dict[str, Any]]] = [
         fault("Boom"),
     ),
     (
+        sends(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\ndata: {"choices":[{"finish_reason":"abort"}]}\n\n'),
+        unusable("an unknown finish reason"),
+    ),
+    (
         sends(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'),
         unusable("the end of the stream before its finish reason"),
     ),
