@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from truss_model.engine.attention import IMPLEMENTATION, PagedAttention, PagedKV, TorchPagedAttention
+from truss_model.engine.attention import PagedAttention, PagedKV, TorchPagedAttention
 from truss_model.engine.cpu.build import kernels
 from truss_model.engine.cpu.swap import fits, swap
 from truss_model.engine.limits import Limits
@@ -35,11 +35,12 @@ class Backend:
     tune: Callable[[], None] = field(default=lambda: None)
 
 
+MakeBackend = Callable[[PreTrainedModel, Limits, EngineSettings], Backend]
+
+
 def make_backend(model: PreTrainedModel, limits: Limits, settings: EngineSettings) -> Backend:
     """Make the model ready for its device; its modules may be replaced in place."""
-    backend = _cuda(model, limits, settings) if model.device.type == "cuda" else _cpu(model, limits, settings)
-    model.set_attn_implementation(IMPLEMENTATION)
-    return backend
+    return _cuda(model, limits, settings) if model.device.type == "cuda" else _cpu(model, limits, settings)
 
 
 def _cuda(model: PreTrainedModel, limits: Limits, settings: EngineSettings) -> Backend:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedModel
 
+from truss_model.engine.backend import MakeBackend, make_backend
 from truss_model.engine.delivery import Delivery
 from truss_model.engine.generation import Generation, TokenOutput
 from truss_model.engine.kv_cache import PagePool
@@ -36,12 +37,20 @@ Command = Callable[[], None]
 class Engine:
     """Continuous batching over one transformers model. start and stop from any thread, submit on an event loop."""
 
-    def __init__(self, model: PreTrainedModel, settings: EngineSettings, *, eos_token_ids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        settings: EngineSettings,
+        *,
+        eos_token_ids: frozenset[int],
+        make_backend: MakeBackend = make_backend,
+    ) -> None:
         self.settings = settings
         self.limits: Limits = limits(model, settings)
         self.max_model_len = self.limits.max_model_len
         self._model = model
         self._eos = eos_token_ids
+        self._make_backend = make_backend
         self._pool = PagePool(self.limits.pages, self.limits.page_size, prefix_caching=settings.prefix_caching)
         self._scheduler = Scheduler(
             self._pool,
@@ -68,8 +77,7 @@ class Engine:
         ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, args=(ready,), name="engine", daemon=True)
         self._thread.start()
-        error = ready.get()
-        if error is not None:
+        if (error := ready.get()) is not None:
             raise error
 
     def stop(self) -> None:
@@ -125,14 +133,11 @@ class Engine:
         per_request = self._scheduler.costs.decode_step * 10
         return min(max(1.0, per_request * self.settings.max_queue / 10), self.settings.max_queue_seconds)
 
-    def _make_runner(self) -> Runner:
-        return Runner(self._model, self.limits, self._eos, self.settings)
-
     # The engine thread.
 
     def _main(self, ready: "queue.SimpleQueue[BaseException | None]") -> None:
         try:
-            runner = self._make_runner()
+            runner = Runner(self._model, self.limits, self._eos, self.settings, self._make_backend)
             runner.warm_up()
         except BaseException as error:
             ready.put(error)
@@ -177,10 +182,11 @@ class Engine:
         self._close_if_done(generation)
 
     def _expire_waiting(self) -> None:
-        now = time.monotonic()
         limit = self.settings.max_queue_seconds
-        for generation in [it for it in self._waiting if it in self._rows and now - self._rows[it][0].enqueued > limit]:
-            self._fail(generation, QueueFull(f"Waited {limit:g} s for a free place.", retry_after=self._retry_after()))
+        for generation in list(self._waiting):  # a copy in one piece: the event loop adds to it meanwhile
+            rows = self._rows.get(generation)
+            if rows and time.monotonic() - rows[0].enqueued > limit:
+                self._fail(generation, QueueFull(f"Waited {limit:g} s for a place.", retry_after=self._retry_after()))
 
     def _turn(self, runner: Runner) -> None:
         """Launch a step and end one: the same, or where the device works beside the host, the one before."""

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from truss_model.engine.backend import Backend, make_backend
+from truss_model.engine.attention import IMPLEMENTATION
+from truss_model.engine.backend import MakeBackend, make_backend
 from truss_model.engine.batch import StepBatch, pack, there
 from truss_model.engine.generation import Generation
 from truss_model.engine.graphs import DecodeGraphs
@@ -50,16 +51,16 @@ class Runner:
         model: PreTrainedModel,
         limits: Limits,
         eos_token_ids: frozenset[int],
-        settings: EngineSettings | None = None,
-        backend: Backend | None = None,
+        settings: EngineSettings,
+        make: MakeBackend = make_backend,
     ) -> None:
-        settings = settings or EngineSettings()
         self.model = model
         self.device = model.device
         self.sampler = Sampler(eos_token_ids)
         self._limits = limits
         with torch.inference_mode():
-            self._backend = backend or make_backend(model, limits, settings)
+            self._backend = make(model, limits, settings)
+        model.set_attn_implementation(IMPLEMENTATION)
         self.kv = self._backend.kv
         self.runs_ahead = self._backend.asynchronous
         # The tokens of the step that is running, for the next one to begin with.
