@@ -20,6 +20,7 @@ _PIECE = PIECE.encode()
 _STAMP = re.compile(rb"@(\d+\.\d{6})@")
 _LONGEST_STAMP = 32  # bytes
 _CHUNKED_END = b"\r\n0\r\n\r\n"
+LATE_ANSWERS, LATE_STREAMS = 0.5, 3.0  # seconds after which what has not come is not waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,8 @@ class Load:
 class Tally:
     """Times in seconds. `on_the_way`: of every stamped chunk, from the upstream's write to our read."""
 
-    began: float
     left: int | None
+    began: float = 0.0
     answers: int = 0
     chunks: int = 0
     failures: int = 0
@@ -97,7 +98,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, load: Load, request: bytes, tally: Tally) -> None:
         self._load, self._request, self._tally = load, request, tally
-        self._until = tally.began + load.seconds
+        self._until = 0.0
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.Transport | None = None
         self._head = b""
@@ -108,6 +109,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
+
+    def go(self, until: float) -> None:
+        self._until = until
         self._next()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -180,13 +184,16 @@ class Connection(asyncio.Protocol):
 
 async def run(load: Load) -> dict[str, float]:
     loop = asyncio.get_running_loop()
-    tally = Tally(time.monotonic(), load.requests)
+    tally = Tally(load.requests)
     request = load.request()
     made = [
         (await loop.create_connection(lambda: Connection(load, request, tally), "127.0.0.1", load.port))[1]
         for _ in range(load.connections)
     ]
-    grace = load.seconds + 0.5 + load.chunks * load.pace / 1000
+    tally.began = time.monotonic()
+    for connection in made:
+        connection.go(tally.began + load.seconds)
+    grace = load.seconds + (LATE_STREAMS + load.chunks * load.pace / 1000 if load.pace else LATE_ANSWERS)
     _, pending = await asyncio.wait([connection.closed for connection in made], timeout=grace)
     for connection in made:
         if connection.closed in pending:
