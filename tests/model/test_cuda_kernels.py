@@ -85,7 +85,7 @@ def test_attention(rows: list[tuple[int, int]], processors: int, window: int | N
     query, key, value = (
         torch.randn(heads, total, DIM).to(dtype).to(DEVICE).transpose(0, 1) for heads in (HEADS, KV_HEADS, KV_HEADS)
     )
-    kernels = TritonPagedAttention(kv(dtype), Card(processors, large_shared_memory=True))
+    kernels = TritonPagedAttention(kv(dtype), Card(processors, large_shared_memory=True), 1024)
     twin = TorchPagedAttention(kv(dtype))
     got = kernels(1, query, key, value, batch, 0.3, window)
     wanted = twin(1, query, key, value, batch, 0.3, window)
@@ -106,7 +106,7 @@ def test_what_lies_behind_a_context_does_not_matter() -> None:
     query, key, value = (torch.randn(31, heads, DIM, device=DEVICE) for heads in (HEADS, KV_HEADS, KV_HEADS))
     if 0 in batch.tables[0].tolist()[:2] + batch.tables[1].tolist():
         raise AssertionError("page 0 must belong to nobody here")
-    attention = TritonPagedAttention(pages, Card(1, large_shared_memory=True))
+    attention = TritonPagedAttention(pages, Card(1, large_shared_memory=True), 1024)
     assert attention(0, query, key, value, batch, 0.3, None).isfinite().all()
 
 
