@@ -1,5 +1,6 @@
 """`make bench`: the short form of the comparisons, some minutes in all. Their figures land in .cache/bench."""
 
+import argparse
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ PROGRAMS = (("benchmarks.engine", "--quick"), ("benchmarks.adapter", "--quick"))
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for module, *arguments in PROGRAMS:
         print(f"-- python -m {module} {' '.join(arguments)}", flush=True)
         subprocess.run([sys.executable, "-m", module, *arguments], check=True)

@@ -19,6 +19,7 @@ from benchmarks.http_load import Load
 from benchmarks.plot import bar_plot
 from benchmarks.proxies import CHAT, MODEL, Proxy, Starter, installed, litellm, mock_upstream, nginx, ours
 from benchmarks.report import RESULTS, Report, say, table
+from scripts.serve import exit_on_signals
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PARTS = ("starts", "requests", "streams", "paced", "slow", "growth")
@@ -224,6 +225,7 @@ def measure(part: str, bench: Bench, *, quick: bool) -> dict[str, Any]:
 
 
 def main() -> None:
+    exit_on_signals()  # and so stop what was started
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="half a minute: one short round, fewer parts")
     parser.add_argument("--rounds", type=int)

@@ -20,12 +20,13 @@ from benchmarks.plot import bar_plot
 from benchmarks.report import RESULTS, Report, say, table
 from benchmarks.targets import REPOSITORY, Target, llama_cpp, naive_threads, ours, transformers_serve
 from benchmarks.throughput import Rounds, Runner, best_rival, print_tables, ratios, run_rounds
+from scripts.serve import exit_on_signals
 
 SHORT = [Case(1, 2, 64), Case(4, 4, 64), Case(16, 16, 64), Case(32, 32, 64)]
 LONG_PROMPTS = [Case(8, 8, 24, "long")]
 LONG_ANSWERS = [Case(16, 16, 256)]
 QUICK = [Case(1, 1, 16), Case(16, 16, 16)]
-PROBE = [Case(1, 1, 32), Case(4, 4, 32), Case(16, 16, 8)]
+PROBE = [Case(1, 1, 32), Case(4, 4, 32)]
 PARTS = ("throughput", "long_prompts", "long_answers", "prefix", "chat", "arrival")
 DEFAULT_PARTS = ("throughput", "long_prompts", "prefix", "chat", "arrival")
 SERVES = ("serve float32", "serve bfloat16")
@@ -157,6 +158,7 @@ async def run(options: argparse.Namespace, servers: Servers) -> None:
 
 
 def main() -> None:
+    exit_on_signals()  # and so stop what was started
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a minute or two: one round, few tokens, fewer parts")
     parser.add_argument("--rounds", type=int)

@@ -23,6 +23,7 @@ from benchmarks.process_tree import ProcessTree
 from benchmarks.prompts import question
 from benchmarks.report import Report, say, table
 from benchmarks.targets import REPOSITORY, ours
+from scripts.serve import exit_on_signals
 from truss_model.service import Service
 from truss_model.settings import ServingSettings
 
@@ -156,6 +157,7 @@ def measure(rows: int, tokens: int) -> list[Layer]:
 
 
 def main() -> None:
+    exit_on_signals()  # and so stop what was started
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=96)
