@@ -39,6 +39,8 @@ class BridgeServer(uvicorn.Server):
                 log_level="warning",
                 server_header=False,
                 timeout_graceful_shutdown=1,
+                # Longer than clients and load balancers keep an idle connection: who closes first breaks no request.
+                timeout_keep_alive=75,
             )
         )
 
