@@ -23,8 +23,6 @@ from bridge_adapter.models_list import models_router
 from bridge_adapter.service import Service
 from bridge_adapter.settings import Settings
 
-_LOCAL = ("127.0.0.1", "localhost", "::1")
-
 
 def create_app(settings: Settings) -> FastAPI:
     service = Service(settings)
@@ -74,5 +72,5 @@ def _shows_page(settings: Settings) -> bool:
     """By default only where nobody else can reach it."""
     wanted = settings.server.web
     if wanted is None:
-        wanted = settings.keys.mode == "open" and settings.server.host in _LOCAL
+        wanted = settings.local
     return wanted and importlib.util.find_spec("bridge_adapter.web") is not None

@@ -62,7 +62,7 @@ def _serve(options: argparse.Namespace) -> int:
     if not settings.models and not settings.path_form.enabled:
         raise SettingsError("no model to serve: fill `models`, or set BRIDGE_UPSTREAM_URL and BRIDGE_MODEL")
     Router(settings)
-    if settings.keys.mode == "open" and settings.server.host not in ("127.0.0.1", "localhost", "::1"):
+    if settings.keys.mode == "open" and not settings.local:
         logging.getLogger("bridge_adapter").warning(
             "keys.mode is `open` and the service listens on %s: everybody who reaches it may use it",
             settings.server.host,

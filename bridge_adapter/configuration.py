@@ -14,6 +14,7 @@ from bridge_adapter.openai_types import CHAT
 from bridge_adapter.settings import Model, Settings
 
 _SINGLE_VALUES = ("server", "observe", "path_form", "keys")
+_LISTS = ("cors_origins", "trusted_hosts")
 _CAPPED = ("max_tokens", "n")
 
 
@@ -59,7 +60,7 @@ def _override(tree: dict[str, Any], environment: Mapping[str, str]) -> None:
                 held = tree.setdefault(part, {})
                 if not isinstance(held, dict):
                     raise SettingsError(f"`{part}` must be a mapping")
-                held[field.encode_name] = value.split(",") if field.encode_name == "cors_origins" else value
+                held[field.encode_name] = value.split(",") if field.encode_name in _LISTS else value
 
 
 def _part_type(part: str) -> type[msgspec.Struct]:

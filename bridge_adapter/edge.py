@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bridge_adapter.errors import APIError, UpstreamError
+from bridge_adapter.errors import APIError, Forbidden, UpstreamError
 from bridge_adapter.exchange import Exchange, request_id
 from bridge_adapter.replies import send_error
 from bridge_adapter.service import Service
@@ -49,6 +49,7 @@ class Edge:
         self._service.in_flight += 1
         observer.began(exchange, headers)
         try:
+            self._check_host(headers.get(b"host", b"").decode("latin-1"))
             await self._app(scope, receive, tell)
         except ClientGone:
             exchange.cancelled = True
@@ -66,6 +67,21 @@ class Edge:
         finally:
             self._service.in_flight -= 1
             observer.ended(exchange)
+
+    def _check_host(self, host: str) -> None:
+        trusted = self._service.trusted_hosts
+        if trusted is not None and host and _host_name(host) not in trusted:
+            raise Forbidden(
+                f"This service does not answer to the host name '{_host_name(host)[:100]}'; "
+                "`server.trusted_hosts` says to which it does."
+            )
+
+
+def _host_name(host: str) -> str:
+    """Without the port and the brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].lower()
 
 
 def _place(error: BaseException) -> str:

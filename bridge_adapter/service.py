@@ -1,5 +1,7 @@
 """What all requests of a process share: routes, keys, the upstream client, metrics; and whether new ones are taken."""
 
+import msgspec
+
 from bridge_adapter.errors import RateLimited, Unavailable
 from bridge_adapter.keys import Keyring
 from bridge_adapter.observe import Observer
@@ -13,6 +15,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.trusted_hosts = settings.trusted_hosts
         self.router = Router(settings)
         self.keyring = Keyring(settings.keys)
         self.client = TrussClient(settings.server)
@@ -24,7 +27,8 @@ class Service:
         """Models, path form and keys change at once; `server` and `observe` only at the next start."""
         router, keyring = Router(settings), Keyring(settings.keys)
         keyring.keep_counts_of(self.keyring)
-        self.settings, self.router, self.keyring = settings, router, keyring
+        kept = msgspec.structs.replace(settings, server=self.settings.server, observe=self.settings.observe)
+        self.settings, self.router, self.keyring = kept, router, keyring
 
     def check_open(self) -> None:
         if self.draining:

@@ -123,6 +123,7 @@ class Server(Part, frozen=True):
     keep_alive: Positive = 15.0
     drain: NotNegative = 30.0
     cors_origins: tuple[str, ...] = ()
+    trusted_hosts: tuple[str, ...] | None = None
     web: bool | None = None
     upstream_connections: Annotated[int, msgspec.Meta(ge=0)] = 0
     upstream_keep_alive: Positive = 4.0  # the Truss server closes idle connections after five
@@ -137,6 +138,9 @@ class Observe(Part, frozen=True):
     service_name: str = "bridge-adapter"
 
 
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
 class Settings(Part, frozen=True):
     """The whole settings file."""
 
@@ -145,3 +149,18 @@ class Settings(Part, frozen=True):
     keys: Keys = Keys()
     server: Server = Server()
     observe: Observe = Observe()
+
+    @property
+    def local(self) -> bool:
+        """Open to everybody, but bound to where only this machine is."""
+        return self.keys.mode == "open" and self.server.host in LOCAL_HOSTS
+
+    @property
+    def trusted_hosts(self) -> frozenset[str] | None:
+        """The names by which the service may be called; None: any.
+
+        A local service answers to local names only: a web page that has its own name point here must not get through.
+        """
+        if self.server.trusted_hosts is not None:
+            return frozenset(self.server.trusted_hosts)
+        return frozenset(LOCAL_HOSTS) if self.local else None

@@ -197,3 +197,19 @@ async def test_a_listed_key_is_never_sent_to_a_deployment(stub: Stub) -> None:
         assert (await chat(bridge, "Bearer sk-ann", "/abcd1234/v1")).status == 404
         assert (await chat(bridge, "Bearer sk-ann", "/m/v1")).status == 200
     assert all("authorization" not in request.headers for request in stub.requests)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost", "LOCALHOST:1", "[::1]:8000"])
+async def test_a_local_service_answers_to_local_names(stub: Stub, host: str) -> None:
+    async with running_bridge(settings_for(stub.url)) as bridge:
+        assert (await bridge.get("/v1/models", {"host": host})).status == 200
+
+
+async def test_a_page_whose_name_points_here_does_not_get_through(stub: Stub) -> None:
+    async with running_bridge(settings_for(stub.url)) as bridge:
+        assert (await bridge.get("/v1/models", {"host": "evil.example.com:8000"})).status == 403
+    async with running_bridge(settings_for(stub.url, server={"trusted_hosts": ["b.example.com"]})) as bridge:
+        assert (await bridge.get("/v1/models", {"host": "b.example.com"})).status == 200
+        assert (await bridge.get("/v1/models", {"host": "localhost"})).status == 403
+    async with running_bridge(settings_for(stub.url, server={"host": "0.0.0.0"})) as bridge:
+        assert (await bridge.get("/v1/models", {"host": "any.example.com"})).status == 200
