@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 GONE_POLL_SECONDS = 0.5
 SMALL_BODY = 4096  # bytes; what is smaller is encoded faster than a thread can be asked to
+SLOW_FIELDS = ("response_format", "tools")  # a small schema, too, may take long to compile
 
 
 class RunningEngine(Protocol):
@@ -84,7 +85,8 @@ class Service:
     async def _predict(self, body: object, size: int, gone: Callable[[], Awaitable[bool]]) -> Reply:
         if self._draining:
             raise EngineUnwell("The server is shutting down.")
-        job = self.prepare(body) if size <= SMALL_BODY else await asyncio.to_thread(self.prepare, body)
+        slow = size > SMALL_BODY or (isinstance(body, dict) and any(body.get(field) for field in SLOW_FIELDS))
+        job = await asyncio.to_thread(self.prepare, body) if slow else self.prepare(body)
         request = job.request
         completion = Completion(self._submit(job), [self._answer(request) for _ in range(request.n)])
         self._watch(completion, gone)

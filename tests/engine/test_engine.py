@@ -4,6 +4,8 @@ import asyncio
 import threading
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -220,17 +222,35 @@ def test_a_model_that_cannot_run_says_so_at_start() -> None:
         engine.start()
 
 
-async def test_a_broken_grammar_fails_its_request_only(start_engine: StartEngine) -> None:
+@pytest.mark.parametrize("broken", ["fill", "accept"])
+async def test_a_broken_grammar_fails_its_request_only(start_engine: StartEngine, broken: str) -> None:
     class Broken:
-        def fill(self, words: object) -> None:
-            words[:] = -1  # type: ignore[index]
+        def fill(self, words: npt.NDArray[np.int32]) -> None:
+            words[:] = -1
+            if broken == "fill":
+                raise ValueError("too much work")
 
         def accept(self, token_id: int) -> None:
             raise ValueError("rejected")
 
     engine = start_engine(make_model())
-    bad = engine.submit([3, 4], SamplingParams(temperature=0.0, constraint=Broken))  # type: ignore[arg-type]
+    bad = engine.submit([3, 4], SamplingParams(temperature=0.0, constraint=Broken))
     good = engine.submit([3, 4], GREEDY)
     with pytest.raises(GenerationFailed, match="grammar"):
         await collect(bad)
     assert (await collect(good))[0].tokens == reference(make_model(), [3, 4], 8)
+
+
+async def test_a_finished_grammar_ends_the_answer_whatever_min_tokens_and_ignore_eos_say(
+    start_engine: StartEngine,
+) -> None:
+    class OnlyTheEnd:
+        def fill(self, words: npt.NDArray[np.int32]) -> None:
+            words[0] = 1 << 2
+
+        def accept(self, token_id: int) -> None:
+            assert token_id == 2
+
+    engine = start_engine(make_model(), eos=frozenset({2}))
+    params = SamplingParams(max_tokens=9, min_tokens=5, ignore_eos=True, constraint=OnlyTheEnd)
+    assert await collect(engine.submit([3, 4], params)) == [Answer([2], [], "stop")]

@@ -17,7 +17,7 @@ from truss_model.engine.delivery import Delivery
 from truss_model.engine.generation import Generation, TokenOutput
 from truss_model.engine.kv_cache import PagePool
 from truss_model.engine.limits import Limits, limits
-from truss_model.engine.params import SamplingParams
+from truss_model.engine.params import SamplingParams, TokenConstraint
 from truss_model.engine.row import PENDING, Row, make_rows
 from truss_model.engine.runner import Runner, RunningStep
 from truss_model.engine.sampling import Sampled
@@ -91,8 +91,11 @@ class Engine:
     @property
     def healthy(self) -> bool:
         """Whether the thread lives and its last steps did not all fail. Heals itself with the next good step."""
-        alive = self._thread is not None and self._thread.is_alive() and not self._stopping
-        return alive and self._faults_in_a_row < FAULTS_TO_UNWELL
+        return self._alive and self._faults_in_a_row < FAULTS_TO_UNWELL
+
+    @property
+    def _alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive() and not self._stopping
 
     def stats(self) -> EngineStats:
         return EngineStats(
@@ -115,23 +118,22 @@ class Engine:
 
         Raises RequestError (context_length_exceeded), QueueFull, EngineUnwell.
         """
-        if self._thread is None or not self._thread.is_alive() or self._stopping:
+        if not self._alive:
             raise EngineUnwell("The engine is not running.")
         self.limits.check_length(len(prompt), params.max_tokens)
         if len(self._waiting) >= self.settings.max_queue:
             raise QueueFull("Too many requests are waiting; try again later.", retry_after=self._retry_after())
-        loop = asyncio.get_running_loop()
         generation = Generation(len(prompt), n, lambda it, index: self._commands.put(lambda: self._cancel(it, index)))
         self._arrivals += 1
-        rows = make_rows(generation, prompt, params, n, self._arrivals)
+        rows, loop = make_rows(generation, prompt, params, n, self._arrivals), asyncio.get_running_loop()
         self._waiting.add(generation)
         self._commands.put(lambda: self._enqueue(generation, rows, loop))
         return generation
 
     def _retry_after(self) -> float:
         """Seconds until about a tenth of the queue has been served, by the present pace of a step."""
-        per_request = self._scheduler.costs.decode_step * 10
-        return min(max(1.0, per_request * self.settings.max_queue / 10), self.settings.max_queue_seconds)
+        about = self._scheduler.costs.decode_step * self.settings.max_queue
+        return min(max(1.0, about), self.settings.max_queue_seconds)
 
     # The engine thread.
 
@@ -177,7 +179,7 @@ class Engine:
 
     def _cancel(self, generation: Generation, index: int | None) -> None:
         for row in self._rows.get(generation, ()):
-            if index is None or row.index == index:
+            if index in (None, row.index):
                 self._scheduler.drop(row)
         self._close_if_done(generation)
 
@@ -253,22 +255,20 @@ class Engine:
             if row.gone:
                 continue
             self._generated_tokens += 1
-            if row.constraint is not None and not self._advance(row, token):
+            if row.constraint is not None and not self._advance(row, row.constraint, token):
                 continue
-            if token in self._eos and not row.params.ignore_eos:
-                row.finish_reason = "stop"
-            elif chunk.start + chunk.count + 1 - row.prompt_tokens >= row.params.max_tokens:
-                row.finish_reason = "length"
-            entries = [] if logprob is None else [logprob]
-            self._delivery.put(row.generation, TokenOutput(row.index, [token], entries, row.finish_reason))
+            row.finish_reason = row.ended_by(token, chunk.start + chunk.count + 1, self._eos)
+            logprobs = [logprob] if logprob else []
+            self._delivery.put(row.generation, TokenOutput(row.index, [token], logprobs, row.finish_reason))
             if row.finish_reason is not None:
                 self._scheduler.drop(row)
                 self._close_if_done(row.generation)
 
-    def _advance(self, row: Row, token: int) -> bool:
+    def _advance(self, row: Row, constraint: TokenConstraint, token: int) -> bool:
         try:
-            if row.constraint is not None:
-                row.constraint.accept(token)
+            if row.fault is not None:
+                raise row.fault
+            constraint.accept(token)
         except Exception as error:
             logger.exception("The grammar of a row failed.")
             self._faults += 1
@@ -278,8 +278,7 @@ class Engine:
 
     def _fail_step(self, plan: StepPlan, error: Exception) -> None:
         logger.exception("A step of %d rows failed.", len(plan.chunks), exc_info=error)
-        self._faults += 1
-        self._faults_in_a_row += 1
+        self._faults, self._faults_in_a_row = self._faults + 1, self._faults_in_a_row + 1
         for chunk in plan.chunks:
             self._scheduler.discard(chunk.row)
         for generation in {chunk.row.generation for chunk in plan.chunks}:

@@ -21,6 +21,7 @@ class Row:
     `published` pages at the front are in the prefix index, `digest` is the digest of all of them. `histories` are the
     sampler's token counts, by the place in `tokens` they begin at. `leader` is the row whose prompt this one shares
     (n > 1) until that prompt is computed. `long_prefill`: its prompt goes in small chunks while others decode.
+    `fault` is what its grammar raised in the running step.
     """
 
     generation: Generation
@@ -40,6 +41,7 @@ class Row:
     admissions: int = 0
     long_prefill: bool = False
     histories: dict[int, tuple[torch.Tensor, int]] = field(default_factory=dict)
+    fault: Exception | None = None
     finish_reason: FinishReason | None = None
     gone: bool = False
 
@@ -55,6 +57,12 @@ class Row:
     @property
     def prefilling(self) -> bool:
         return self.remaining > 1
+
+    def ended_by(self, token: int, length: int, eos: frozenset[int]) -> FinishReason | None:
+        """Why the row ends with `token`, the one at length - 1; None if it goes on. A grammar's end is always one."""
+        if token in eos and (self.constraint is not None or not self.params.ignore_eos):
+            return "stop"
+        return "length" if length - self.prompt_tokens >= self.params.max_tokens else None
 
     @property
     def ending(self) -> bool:

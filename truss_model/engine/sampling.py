@@ -84,7 +84,9 @@ class Sampler:
         logits = logits.float() if logits.dtype != torch.float32 else logits.clone()
         _penalise(logits, [(i, rows[i]) for i in special])
         _add_bias(logits, [(i, rows[i]) for i in special])
-        early = [i for i in special if rows[i].generated < rows[i].params.min_tokens]
+        # A grammar says itself when an answer may end, and may leave nothing but the end.
+        free = [i for i in special if rows[i].constraint is None]
+        early = [i for i in free if rows[i].generated < rows[i].params.min_tokens]
         if early and self._eos:
             logits[torch.tensor(early)[:, None], torch.tensor(self._eos)] = OFF
         _mask(logits, [(i, rows[i]) for i in special])
@@ -188,15 +190,19 @@ def _add_bias(logits: torch.Tensor, rows: list[tuple[int, Row]]) -> None:
 
 
 def _mask(logits: torch.Tensor, rows: list[tuple[int, Row]]) -> None:
-    constrained = [(i, row.constraint) for i, row in rows if row.constraint is not None]
+    constrained = [(i, row, row.constraint) for i, row in rows if row.constraint is not None]
     if not constrained:
         return
     vocab = logits.shape[1]
     words = np.zeros((len(constrained), -(-vocab // 32)), np.int32)
-    for bits, (_, constraint) in zip(words, constrained, strict=True):
-        constraint.fill(bits)
+    for bits, (_, row, constraint) in zip(words, constrained, strict=True):
+        try:
+            constraint.fill(bits)
+        except Exception as error:  # fails this row alone, once its token is here
+            row.fault = error
+            bits[:] = -1
     allowed = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")[:, :vocab]
-    at = torch.tensor([i for i, _ in constrained], device=logits.device)
+    at = torch.tensor([i for i, _, _ in constrained], device=logits.device)
     forbidden = torch.from_numpy(allowed == 0).to(logits.device)
     logits[at] = logits[at].masked_fill(forbidden, OFF)
 

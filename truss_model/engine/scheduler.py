@@ -2,7 +2,8 @@
 
 Knows tokens and pages, never tensors. Every decode row gets its one token in every step; what is left of the
 token budget goes to prompts, in order of admission. A prompt longer than `long_prefill` gets small chunks while others
-decode, so that their next token comes within STRETCH of a plain decode step, and prompts behind it need not wait.
+decode, so that their next token comes within STRETCH of a plain decode step, and prompts behind it need not wait; a
+short one may hold them up for LONGEST_STALL a step.
 """
 
 from collections import deque
@@ -13,6 +14,7 @@ from truss_model.engine.kv_cache import ROOT, OutOfPages, PagePool
 from truss_model.engine.row import Row
 
 STRETCH = 2.2
+LONGEST_STALL = 0.25  # seconds
 SMALLEST_CHUNK = 16
 
 
@@ -54,6 +56,11 @@ class StepCosts:
             decode = self.decode_step if len(plan.chunks) > 1 else 0.0
             per_token = max(seconds - decode, 0.2 * seconds) / prompt
             self.prefill_token += 0.2 * (per_token - self.prefill_token)
+
+    @property
+    def bearable_chunk(self) -> int:
+        """Prompt tokens that hold rows that decode up by no more than LONGEST_STALL."""
+        return max(SMALLEST_CHUNK, int(LONGEST_STALL / self.prefill_token))
 
     @property
     def gentle_chunk(self) -> int:
@@ -123,6 +130,8 @@ class Scheduler:
 
     def _plan_prefill(self, plan: StepPlan) -> None:
         budget = self.token_budget - len(plan.chunks)
+        if plan.chunks:
+            budget = min(budget, self.costs.bearable_chunk)
         # With all but one token cached a newcomer is not prefilling, and yet not planned.
         seated = set(map(id, plan.admitted))
         prompts = [row for row in self.running if row.prefilling or id(row) in seated]
