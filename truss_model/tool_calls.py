@@ -169,6 +169,11 @@ class _Hermes(CallParser):
         self._keep(piece, position, len(piece.data))
         return len(piece.data)
 
+    def _interrupt(self) -> None:
+        if self._state == self._close:  # the call is whole and told; what there is of its end tag is no content
+            self._raw = []
+        super()._interrupt()
+
     def _give_up(self) -> None:
         super()._give_up()
         self._matched = 0

@@ -152,6 +152,7 @@ def test_a_cut_call_stays_visible(style: ToolStyle, calls: list[tuple[str, Any]]
     assert names == [name for name, _ in calls][: len(names)]
     for (_, arguments), (_, whole) in zip(got, calls, strict=False):
         assert json.dumps(whole).startswith(arguments)
+    assert "</" not in content
     if not got and style is HERMES:
         assert content.strip() == written.strip()
 
@@ -174,7 +175,7 @@ MALFORMED = [
     (V11, f"{ARGS}text", ("text", [])),
     (HERMES, "<tool_call>no</tool_call>", ("<tool_call>no</tool_call>", [])),
     (HERMES, '<tool_call>{"name": "f", "arguments": {}}', ("", [("f", "{}")])),
-    (HERMES, '<tool_call>{"name": "f", "arguments": {}}</tool', ("</tool", [("f", "{}")])),
+    (HERMES, '<tool_call>{"name": "f", "arguments": {}}\n</tool', ("", [("f", "{}")])),
     (HERMES, '<tool_call>{"name": "f", "arguments": {}} x', (" x", [("f", "{}")])),
     (HERMES, '{"name": "f", "arguments": {}}', ('{"name": "f", "arguments": {}}', [])),
     (HERMES, "a <tool_call", ("a <tool_call", [])),
