@@ -51,8 +51,8 @@ lint: $(STAMP)
 	@$(BIN)/mypy
 	@$(BIN)/mypy -p scripts
 
-check: lint ## lint, types, and the example configurations as the programs read them
-	@BASETEN_API_KEY=example $(BIN)/bridge-adapter check examples/adapter.yaml
+check: lint ## lint, types, and the example settings as the adapter reads them
+	@BASETEN_API_KEY=example $(BIN)/bridge-adapter check deploy/settings.example.yaml
 
 audit: $(STAMP) ## known vulnerabilities of the pinned versions; asks the Python package index about each
 	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
