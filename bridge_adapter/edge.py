@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bridge_adapter.errors import APIError, Forbidden, UpstreamError
+from bridge_adapter.errors import APIError, Forbidden
 from bridge_adapter.exchange import Exchange, request_id
 from bridge_adapter.replies import send_error
 from bridge_adapter.service import Service
@@ -55,7 +55,7 @@ class Edge:
             exchange.cancelled = True
             exchange.status = exchange.status or _CLIENT_GONE
         except APIError as error:
-            exchange.error = error.kind if isinstance(error, UpstreamError) else ""
+            exchange.note_error(error)
             if not started:
                 await send_error(tell, error)
         except Exception as error:

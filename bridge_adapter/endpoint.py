@@ -101,11 +101,12 @@ class Endpoint:
                         self._service.observer.heard(exchange, events)
                         if failure:
                             raise failure
+                    watch.stand_down()
                     await reply.end()
         except APIError as error:
             if not reply.started:
                 raise
-            exchange.error = error.kind if isinstance(error, UpstreamError) else "refused"
+            exchange.note_error(error)
             await reply.write(renderer.fail(error))
             await reply.end()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bridge_adapter.errors import APIError, UpstreamError
 from bridge_adapter.settings import Price
 from bridge_adapter.wire import Result, Usage
 
@@ -30,6 +31,7 @@ class Exchange:
     stream: bool = False
     status: int = 0
     error: str = ""
+    upstream_error: str = ""
     began: float = field(default_factory=time.perf_counter)
     first_token: float = 0.0
     last_token: float = 0.0
@@ -50,6 +52,11 @@ class Exchange:
     def add_headers(self, headers: Mapping[str, str]) -> None:
         """To be sent with the answer, whatever it becomes."""
         self.response_headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+    def note_error(self, error: APIError) -> None:
+        self.error = error.code or error.type
+        if isinstance(error, UpstreamError):
+            self.error = self.upstream_error = error.kind
 
     def dropped_header(self) -> str:
         """The names of dropped fields, as far as they are words."""

@@ -68,8 +68,8 @@ class Metrics:
             self._child(self._finishes, model, route, reason).inc()
         if exchange.prompt_tokens or exchange.completion_tokens:
             self._count_tokens(exchange)
-        if exchange.error:
-            self._child(self._faults, model, exchange.error).inc()
+        if exchange.upstream_error:
+            self._child(self._faults, model, exchange.upstream_error).inc()
         if exchange.retries:
             self._child(self._retries, model).inc(exchange.retries)
         if exchange.cancelled:

@@ -55,6 +55,10 @@ class Watch:
     def sent(self) -> None:
         self.last_sent = self._clock()
 
+    def stand_down(self) -> None:
+        """The answer is complete: what happens to the client now is no cancellation."""
+        self._closed = True
+
     async def __aenter__(self) -> "Watch":
         task = asyncio.current_task()
         if task is None:

@@ -187,6 +187,26 @@ async def test_connections_are_used_again(stub: Stub) -> None:
     assert stub.connections == 1
 
 
+async def test_a_truss_that_ends_late_is_kept_and_nobody_is_said_to_have_left(stub: Stub) -> None:
+    """The client has its whole answer with `done`; the end of the body may come after it."""
+
+    async def play(request: Request, wire: Wire) -> None:
+        await wire.start()
+        await wire.piece(ndjson("whole"))
+        await asyncio.sleep(0.05)
+        await wire.end()
+
+    stub.play = play
+    async with running_bridge(settings_for(stub.url)) as bridge:
+        for _ in range(2):
+            assert (await bridge.chat(stream=True)).text == "whole"
+            while bridge.service.in_flight:
+                await asyncio.sleep(0.01)
+        metrics = bridge.service.observer.metrics.text().decode()
+    assert stub.connections == 1
+    assert "bridge_cancels_total{" not in metrics
+
+
 async def test_many_streams_do_not_mix(stub: Stub) -> None:
     async def play(request: Request, wire: Wire) -> None:
         name = request.json["messages"][0]["content"]
