@@ -109,7 +109,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_alone(open_page: Any, locked_sit
     dialog.get_by_role("button", name="Use key").click()
     expect(dialog.get_by_label("Key", exact=True)).to_have_value("")
     dialog.get_by_label("Key", exact=True).fill(KEY)
-    dialog.get_by_role("button", name="Use key").click()
+    page.keyboard.press("Enter")
     expect(page.get_by_role("combobox", name="Model")).to_have_value("scripted")
     answer = finished(ask(page, "with a key"))
     expect(answer.locator(".markdown")).to_have_text("with a key")

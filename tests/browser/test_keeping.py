@@ -101,6 +101,18 @@ def test_conversations_can_be_renamed_and_deleted(page: Page) -> None:
     assert stored(page) == []
 
 
+def test_what_is_deleted_while_it_grows_stays_deleted(page: Page, truss: ScriptedTruss) -> None:
+    truss.left.clear()
+    truss.answer("growing", [text("Some."), truss.gate()])
+    expect(ask(page, "growing").locator(".markdown")).to_have_text("Some.")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete growing").click()
+    expect(page.locator(".message")).to_have_count(0)
+    assert truss.left.wait(10)
+    finished(ask(page, "another"))
+    assert [record["title"] for record in stored(page)] == ["another"]
+
+
 def test_a_browser_that_keeps_nothing_is_said_to(open_page: Any, site: str) -> None:
     page, _ = open_page(site)
     page.context.add_init_script(

@@ -14,6 +14,7 @@ export class Chat extends EventTarget {
   #api;
   #library;
   #running = new Map();
+  #removed = new WeakSet();
 
   constructor(api, library, conversation) {
     super();
@@ -88,6 +89,13 @@ export class Chat extends EventTarget {
     for (const { abort, conversation } of this.#running.values()) if (conversation === this.conversation) abort.abort();
   }
 
+  /** Takes a conversation out of the library, whatever is still running in it. */
+  remove(conversation) {
+    this.#removed.add(conversation);
+    for (const running of this.#running.values()) if (running.conversation === conversation) running.abort.abort();
+    return this.#library.delete(conversation.id);
+  }
+
   async #answer(parent, requests) {
     const conversation = this.conversation;
     const pair = requests.length > 1 ? crypto.randomUUID() : null;
@@ -144,6 +152,7 @@ export class Chat extends EventTarget {
   }
 
   async #save(conversation) {
+    if (this.#removed.has(conversation)) return;
     try {
       await this.#library.put(conversation.record);
     } catch (error) {

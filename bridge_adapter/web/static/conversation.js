@@ -5,9 +5,13 @@
 const ROOT = "";
 
 export class Conversation {
+  #byId = new Map();
+  #below = new Map();
+
   /** `record` is the plain object that is kept; this class only reads and changes it. */
   constructor(record) {
     this.record = record;
+    for (const node of record.nodes) this.#index(node);
   }
 
   static empty(now = Date.now()) {
@@ -30,13 +34,14 @@ export class Conversation {
   }
 
   node(id) {
-    return this.record.nodes.find((node) => node.id === id) ?? null;
+    return this.#byId.get(id) ?? null;
   }
 
   /** Adds a message below `parent` (null: at the top) and shows it. */
   add(parent, message) {
     const node = { ...message, id: crypto.randomUUID(), parent: parent ?? ROOT };
     this.record.nodes.push(node);
+    this.#index(node);
     this.show(node.id);
     if (!this.record.title && node.role === "user") this.record.title = title(node.content);
     return node;
@@ -49,7 +54,7 @@ export class Conversation {
   }
 
   children(parent) {
-    return this.record.nodes.filter((node) => node.parent === (parent ?? ROOT));
+    return this.#below.get(parent ?? ROOT) ?? [];
   }
 
   siblings(id) {
@@ -75,6 +80,11 @@ export class Conversation {
       if (!children.length) return path;
       path.push(children.find((node) => node.id === this.record.shown[parent]) ?? children.at(-1));
     }
+  }
+
+  #index(node) {
+    this.#byId.set(node.id, node);
+    this.#below.set(node.parent, [...this.children(node.parent), node]);
   }
 
   /** The messages from the top down to and with `id`, whichever branch is shown. */

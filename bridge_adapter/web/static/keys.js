@@ -7,6 +7,7 @@ export class Keys {
 
   constructor(dialog) {
     this.#dialog = dialog;
+    dialog.querySelector("[data-cancel]").addEventListener("click", () => dialog.close());
   }
 
   current() {

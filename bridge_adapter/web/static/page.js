@@ -127,7 +127,7 @@ class Page {
   async remove(conversation) {
     if (!confirm(`Delete “${conversation.title}”?`)) return;
     this.conversations.splice(this.conversations.indexOf(conversation), 1);
-    await this.#library.delete(conversation.id);
+    await this.chat.remove(conversation);
     if (conversation === this.current) this.#openFirst();
     this.#draw();
   }
