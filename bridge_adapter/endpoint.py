@@ -16,7 +16,7 @@ from bridge_adapter.replies import EventStream, send_json
 from bridge_adapter.routing import Route
 from bridge_adapter.service import Place, Service
 from bridge_adapter.watch import Watch
-from bridge_adapter.wire import Event, Failure
+from bridge_adapter.wire import Done, Event, Failure
 
 
 class Endpoint:
@@ -101,8 +101,10 @@ class Endpoint:
                         self._service.observer.heard(exchange, events)
                         if failure:
                             raise failure
-                    watch.stand_down()
-                    await reply.end()
+                        if isinstance(events[-1], Done):  # the client need not wait for the end of the upstream's body
+                            watch.stand_down()
+                            await reply.end()
+                            break
         except APIError as error:
             if not reply.started:
                 raise

@@ -193,13 +193,15 @@ async def test_a_truss_that_ends_late_is_kept_and_nobody_is_said_to_have_left(st
     async def play(request: Request, wire: Wire) -> None:
         await wire.start()
         await wire.piece(ndjson("whole"))
-        await asyncio.sleep(0.05)
+        await client_has_it.wait()
         await wire.end()
 
     stub.play = play
     async with running_bridge(settings_for(stub.url)) as bridge:
         for _ in range(2):
+            client_has_it = asyncio.Event()
             assert (await bridge.chat(stream=True)).text == "whole"
+            client_has_it.set()
             while bridge.service.in_flight:
                 await asyncio.sleep(0.01)
         metrics = bridge.service.observer.metrics.text().decode()
