@@ -13,6 +13,7 @@ from truss_model.errors import RequestError
 CPU_KV_CEILING = 2 << 30  # bytes; more than that a CPU cannot read in bearable time per step
 CPU_TOKEN_BUDGET, CUDA_TOKEN_BUDGET = 256, 2048
 CPU_ROWS, CUDA_ROWS = 64, 256
+GRAPHS_AND_LIBRARIES = 512 << 20  # bytes on a GPU
 LONG_PREFILL_STEPS = 4  # a prompt that fills so many steps by itself is long
 
 
@@ -48,7 +49,7 @@ def limits(model: PreTrainedModel, settings: EngineSettings) -> Limits:
     budget = max(settings.token_budget or (CUDA_TOKEN_BUDGET if cuda else CPU_TOKEN_BUDGET), rows)
     longest = settings.max_model_len or int(model.config.max_position_embeddings)
     page_bytes = kv_bytes_per_token(model) * settings.page_size
-    memory = settings.kv_cache_bytes or _free_memory(model, settings.kv_cache_fraction)
+    memory = settings.kv_cache_bytes or _free_memory(model, settings.kv_cache_fraction, _workspace(model, budget, rows))
     # More pages than every row at full length needs, and as many again for prefixes, would never be read.
     pages = min(memory // page_bytes, 2 * rows * -(-longest // settings.page_size))
     if pages < 1:
@@ -70,8 +71,17 @@ def kv_bytes_per_token(model: PreTrainedModel) -> int:
     return int(2 * model.config.num_hidden_layers * heads * dim * item)
 
 
-def _free_memory(model: PreTrainedModel, fraction: float) -> int:
+def _workspace(model: PreTrainedModel, budget: int, rows: int) -> int:
+    """Bytes that the largest steps need beside weights and pages: activations, logits and their copies, recordings."""
+    config = model.config
+    wide = 2 * getattr(config, "intermediate_size", 4 * config.hidden_size) + 8 * config.hidden_size
+    activations = 2 * budget * wide * model.dtype.itemsize
+    return int(activations + rows * config.vocab_size * 40 + GRAPHS_AND_LIBRARIES)
+
+
+def _free_memory(model: PreTrainedModel, fraction: float, workspace: int) -> int:
     if model.device.type == "cuda":
+        torch.cuda.empty_cache()  # what loading left behind counts as free
         free, _ = torch.cuda.mem_get_info(model.device)
-        return int(free * fraction)
+        return min(int(free * fraction), free - workspace)
     return min(CPU_KV_CEILING, int(psutil.virtual_memory().available * fraction / 2))
