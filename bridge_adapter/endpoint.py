@@ -54,7 +54,7 @@ class Endpoint:
         else:
             route = router.by_path(model_id, key)
         upstream = route.upstream
-        exchange.model, exchange.upstream = upstream.name, upstream.name
+        exchange.model = upstream.name
         exchange.price = upstream.price
         caller.check_model(upstream.name, route.model)
         body, exchange.dropped = bodies.without_unknown(body, self._face.known, drop=upstream.drop_unknown)

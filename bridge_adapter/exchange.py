@@ -26,7 +26,6 @@ class Exchange:
     path: str = ""
     route: str = "other"
     model: str = ""
-    upstream: str = ""
     client: str = ""
     stream: bool = False
     status: int = 0

@@ -34,9 +34,8 @@ async def send_error(send: Send, error: APIError, headers: Headers = ()) -> None
 class EventStream:
     """One streamed answer. `started` is set before anything is sent, so that two tasks cannot both begin."""
 
-    def __init__(self, send: Send, headers: Headers = ()) -> None:
+    def __init__(self, send: Send) -> None:
         self._send = send
-        self._headers = headers
         self.started = False
 
     async def write(self, data: bytes) -> None:
@@ -55,5 +54,4 @@ class EventStream:
 
     async def _start(self) -> None:
         self.started = True
-        headers = [*_STREAM_HEADERS, *self._headers]
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.start", "status": 200, "headers": list(_STREAM_HEADERS)})

@@ -10,6 +10,8 @@ import time
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
+from prometheus_client.multiprocess import mark_process_dead
+
 from bridge_adapter.configuration import load_settings
 from bridge_adapter.serving import BridgeServer
 from bridge_adapter.settings import Settings
@@ -53,6 +55,8 @@ class Workers:
         for process, born in list(self._running.items()):
             if not process.is_alive():
                 process.join()
+                # Its gauges end with it, its counters stay in the sum.
+                mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
                 del self._running[process]
                 if time.monotonic() - born < _SHORTEST_LIFE and not self._stopping:
                     time.sleep(_SHORTEST_LIFE)  # what dies at once would die at once again

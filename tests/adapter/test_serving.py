@@ -117,6 +117,12 @@ def settings(truss: str, *models: str) -> dict[str, Any]:
     return {"models": {name: {"url": truss} for name in models}, "observe": {"access_log": "off"}}
 
 
+def children(pid: int) -> list[str]:
+    """The workers of a parent; multiprocessing's resource tracker is no worker."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
 def eventually(holds: Callable[[], bool]) -> None:
     end = time.monotonic() + 20
     while not holds():
@@ -183,6 +189,10 @@ def test_workers_share_a_socket_and_their_metrics(truss: str, tmp_path: Path) ->
                 in served.get("/metrics")[1]
             )
         )
+        workers = {int(pid) for pid in children(served.process.pid)}
+        os.kill(min(workers), signal.SIGKILL)
+        eventually(lambda: len({int(pid) for pid in children(served.process.pid)} - workers) == 1)
+        eventually(lambda: b"bridge_in_flight 1.0" in served.get("/metrics")[1])
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(20) == 0
 
