@@ -29,6 +29,7 @@ LONG: dict[str, Any] = {
 }
 SHORT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
 IDLE_CONNECTIONS = 2000
+ENDED = (0, -signal.SIGTERM)  # uvicorn raises the signal again when it has shut down
 
 
 class Stack:
@@ -127,7 +128,7 @@ async def test_sigterm_lets_the_truss_finish_what_runs(stack: Stack) -> None:
         stack.truss.signal(signal.SIGTERM)
         reasons = [choice.finish_reason async for chunk in stream for choice in chunk.choices]
         assert reasons[-1] == "length"
-    assert await asyncio.to_thread(stack.truss.wait, 60) == 0
+    assert await asyncio.to_thread(stack.truss.wait, 60) in ENDED
     stack.truss.stop()
     stack.start_truss()
 
@@ -139,7 +140,7 @@ async def test_sigterm_lets_the_adapter_finish_what_runs(stack: Stack) -> None:
         stack.adapter.signal(signal.SIGTERM)
         reasons = [choice.finish_reason async for chunk in stream for choice in chunk.choices]
         assert reasons[-1] == "length"
-    assert await asyncio.to_thread(stack.adapter.wait, 60) == 0
+    assert await asyncio.to_thread(stack.adapter.wait, 60) in ENDED
     stack.adapter.stop()
     stack.start_adapter()
 
