@@ -69,7 +69,10 @@ def parse_tool_use(
             _refuse(f"{tool.path}.function.name", f"a tool before it is named '{tool.name}' too")
         by_name[tool.name] = tool
     mode, names = _choice(tool_choice, by_name)
-    return ToolUse(shown, [by_name[name] for name in names], mode, parallel_tool_calls is not False)
+    # One function by name is asked for once: clients that name one read the first call only, or refuse a second.
+    named = isinstance(tool_choice, Mapping) and tool_choice["type"] == "function"
+    parallel = not named if parallel_tool_calls is None else parallel_tool_calls
+    return ToolUse(shown, [by_name[name] for name in names], mode, parallel)
 
 
 def _choice(

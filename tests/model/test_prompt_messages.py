@@ -150,7 +150,8 @@ F, G = FunctionTool("f", path="tools[0]"), FunctionTool("g", path="tools[1]")
         (([tool(), tool("g")], "auto", False), ToolUse([F, G], [F, G], "auto", parallel=False)),
         (([tool(), tool("g")], "none", None), ToolUse([F, G], [], "none")),
         (([tool(), tool("g")], "required", None), ToolUse([F, G], [F, G], "required")),
-        (([tool(), tool("g")], NAMED, None), ToolUse([F, G], [G], "required")),
+        (([tool(), tool("g")], NAMED, None), ToolUse([F, G], [G], "required", parallel=False)),
+        (([tool(), tool("g")], NAMED, True), ToolUse([F, G], [G], "required")),
         (
             ([tool(), tool("g")], {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED]}}, None),
             ToolUse([F, G], [G], "auto"),
