@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
+from urllib.request import urlopen
 
 import pytest
 from openai import OpenAI
@@ -106,11 +109,19 @@ def test_it_answers_and_streams(page: Page) -> None:
     expect(page.locator(".message.assistant").first.locator(".markdown")).to_contain_text("Paris")
 
 
-def test_stop_frees_the_row(page: Page, real_site: str) -> None:
+def rows_running(truss: str) -> float:
+    """What the model's own metrics say."""
+    with urlopen(urljoin(truss, "/metrics/")) as response:
+        lines = response.read().decode().splitlines()
+    return float(next(line.split()[-1] for line in lines if line.startswith("truss_model_rows_running ")))
+
+
+def test_stop_frees_the_row(page: Page, real_site: str, real_truss: str) -> None:
     """The model has one row: another request is answered only when the stopped one has given it back."""
     set_fields(page, Temperature="0", Max_tokens="1800", Frequency_penalty="-2")
     answer = ask(page, "Say the word yes again and again, for ever.")
     expect(answer.locator(".markdown")).not_to_be_empty()
+    assert rows_running(real_truss) == 1
     page.get_by_role("button", name="Stop").click()
     finished(answer)
     assert facts(answer)["finish"] == "stopped by you"
@@ -119,6 +130,10 @@ def test_stop_frees_the_row(page: Page, real_site: str) -> None:
             model="smollm2", messages=[{"role": "user", "content": "Hello"}], max_tokens=2
         )
     assert other.choices[0].finish_reason == "length"
+    deadline = time.monotonic() + 10
+    while rows_running(real_truss) and time.monotonic() < deadline:
+        page.wait_for_timeout(100)
+    assert rows_running(real_truss) == 0
 
 
 def test_the_models_refusal_names_the_field(page: Page, watch: Watch) -> None:
