@@ -81,7 +81,7 @@ def continuous_batching(
 ) -> Stamps:
     """transformers' ContinuousBatchingManager, sized for the load and warmed up. graphs None: as it chooses itself."""
     cuda = model.device.type == "cuda"
-    sizes: dict[str, Any] = {} if cuda else {"num_blocks": 64, "max_batch_tokens": 256, "page_size": 32}
+    sizes: dict[str, Any] = {} if cuda else {"num_blocks": 64, "max_batch_tokens": 256}
     outputs = model.generate_batch(
         inputs=list(prompts),
         generation_config=GenerationConfig(max_new_tokens=answer, do_sample=False, eos_token_id=-1),

@@ -14,10 +14,13 @@ from truss_model.engine.cuda.elementwise import rms_norm, silu_mul
 from truss_model.engine.cuda.fp8 import quantize_tokens, quantize_weight, scaled_product
 from truss_model.engine.cuda.vector import Tiling, multiply
 
+# Triton's interpreter under numpy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HEADS, KV_HEADS, DIM, PAGE, PAGES = 4, 2, 16, 8, 40
 TILING = Tiling(4, 64, 4, 2)
-# Triton 3.9's interpreter multiplies matrices of bfloat16 as if they held integers.
+# Triton's interpreter multiplies matrices of bfloat16 as if they held integers.
 HALF = torch.bfloat16 if DEVICE.type == "cuda" else torch.float16
 
 

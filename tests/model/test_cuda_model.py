@@ -32,6 +32,9 @@ from truss_model.engine.limits import Limits
 from truss_model.engine.params import SamplingParams
 from truss_model.engine.settings import EngineSettings
 
+# Triton's interpreter under numpy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")
+
 # The interpreter takes a millisecond a program.
 SMALL = {
     "vocab_size": 256,

@@ -65,4 +65,6 @@ def pack(plan: StepPlan, page_size: int, device: torch.device) -> StepBatch:
 def there(array: "np.ndarray[Any, Any]", device: torch.device) -> torch.Tensor:
     """To the device, not waited for; torch keeps page-locked memory until the copy is done."""
     tensor = torch.from_numpy(array)
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+    if device.type == "cpu" or tensor.numel() == 0:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

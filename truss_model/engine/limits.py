@@ -10,7 +10,7 @@ from truss_model.engine.attention import kv_shape
 from truss_model.engine.settings import EngineSettings
 from truss_model.errors import RequestError
 
-CPU_KV_CEILING = 2 << 30  # bytes; more than that a CPU cannot read in bearable time per step
+CPU_KV_FLOOR, CPU_KV_CEILING = 1 << 30, 4 << 30  # bytes; more a CPU cannot read in bearable time per step
 CPU_TOKEN_BUDGET, CUDA_TOKEN_BUDGET = 256, 2048
 CPU_ROWS, CUDA_ROWS = 64, 256
 GRAPHS_AND_LIBRARIES = 512 << 20  # bytes on a GPU
@@ -49,7 +49,13 @@ def limits(model: PreTrainedModel, settings: EngineSettings) -> Limits:
     budget = max(settings.token_budget or (CUDA_TOKEN_BUDGET if cuda else CPU_TOKEN_BUDGET), rows)
     longest = settings.max_model_len or int(model.config.max_position_embeddings)
     page_bytes = kv_bytes_per_token(model) * settings.page_size
-    memory = settings.kv_cache_bytes or _free_memory(model, settings.kv_cache_fraction, _workspace(model, budget, rows))
+    if settings.kv_cache_bytes is not None:
+        memory = settings.kv_cache_bytes
+    elif cuda:
+        memory = _free_memory(model, settings.kv_cache_fraction, _workspace(model, budget, rows))
+    else:
+        useful = min(max(CPU_KV_FLOOR, 2 * longest * kv_bytes_per_token(model)), CPU_KV_CEILING)
+        memory = min(useful, int(psutil.virtual_memory().available * settings.kv_cache_fraction / 2))
     # More pages than every row at full length needs, and as many again for prefixes, would never be read.
     pages = min(memory // page_bytes, 2 * rows * -(-longest // settings.page_size))
     if pages < 1:
@@ -80,8 +86,6 @@ def _workspace(model: PreTrainedModel, budget: int, rows: int) -> int:
 
 
 def _free_memory(model: PreTrainedModel, fraction: float, workspace: int) -> int:
-    if model.device.type == "cuda":
-        torch.cuda.empty_cache()  # what loading left behind counts as free
-        free, _ = torch.cuda.mem_get_info(model.device)
-        return min(int(free * fraction), free - workspace)
-    return min(CPU_KV_CEILING, int(psutil.virtual_memory().available * fraction / 2))
+    torch.cuda.empty_cache()  # what loading left behind counts as free
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return min(int(free * fraction), free - workspace)

@@ -22,6 +22,9 @@ def cuda_backend(
     model: PreTrainedModel, limits: Limits, settings: EngineSettings, card: Card | None = None, *, fp8: bool = False
 ) -> Backend:
     """fp8: hold the layers' weights in 8-bit floats. card: for tests, which have none."""
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) > 1:
+        raise ValueError(f"the model is spread over {len(devices)} devices and the engine serves from one GPU")
     if card is None and torch.cuda.get_device_capability(model.device) >= LEAST_CAPABILITY:
         card = Card.of(model.device)
     kv = PagedKV(model.config, limits.pages, limits.page_size, model.dtype, model.device, transposed_keys=False)
@@ -51,6 +54,6 @@ class Recorder:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             work()
         return graph.replay

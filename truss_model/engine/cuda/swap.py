@@ -13,14 +13,13 @@ from truss_model.engine.llama import linears, llama_layers
 
 
 def fits(model: PreTrainedModel) -> bool:
-    """Whether every layer can be replaced: Llama's structure, no biases, a static rotary embedding, one device."""
+    """Whether every layer can be replaced: Llama's structure, no biases, a static rotary embedding."""
     layers = llama_layers(model)
     rotary = getattr(model.base_model, "rotary_emb", None)
     return (
         bool(layers)
         and getattr(rotary, "rope_type", None) in RotaryTable.STATIC
         and all(getattr(linear, "bias", None) is None for layer in layers for linear in linears(layer))
-        and len({parameter.device for parameter in model.parameters()}) == 1
     )
 
 

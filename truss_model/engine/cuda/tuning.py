@@ -51,7 +51,9 @@ def _choose(name: str, weights: Sequence[Weight], uses: Sequence[Use], dtype: to
     matrix = weights[0].matrix
     x = torch.randn(1, matrix.shape[1], device=matrix.device, dtype=dtype)
     times: dict[Tiling | None, float] = {}
-    for tiling in (None, *TILINGS):
+    # A product of 8-bit floats would quantise the token as well: for one token that saves nothing.
+    options: tuple[Tiling | None, ...] = TILINGS if weights[0].scales is not None else (None, *TILINGS)
+    for tiling in options:
         for weight in weights:
             weight.tiling = tiling
         times[tiling] = _milliseconds(lambda: [use(x) for use in uses])
@@ -59,7 +61,8 @@ def _choose(name: str, weights: Sequence[Weight], uses: Sequence[Use], dtype: to
     for weight in weights:
         weight.tiling = best
     rate = len(weights) * matrix.nbytes / times[best] / 1e6
-    logger.info("%s: %s, %.0f GB/s (torch %.0f).", name, best or "torch", rate, rate * times[best] / times[None])
+    torchs = rate * times[best] / times[None] if None in times else float("nan")
+    logger.info("%s: %s, %.0f GB/s (torch %.0f).", name, best or "torch", rate, torchs)
 
 
 def _milliseconds(work: Callable[[], object], repeats: int = 3) -> float:
@@ -67,7 +70,7 @@ def _milliseconds(work: Callable[[], object], repeats: int = 3) -> float:
     work()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         work()
     graph.replay()
     best = float("inf")
