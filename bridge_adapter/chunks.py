@@ -51,14 +51,14 @@ class ChatChunks:
         self._plain = self._extra.plain
         self._before_text = [self._head + b'{"index":%d,"delta":{"content":' % index for index in range(job.choices)]
         self._after_text = b'},"logprobs":null,"finish_reason":null}' + self._tail
-        self._opened = False
+        self._opened: set[int] = set()
         self._calls_seen: set[tuple[int, int]] = set()
 
     def feed(self, events: Iterable[Event]) -> bytes:
         pieces: list[bytes] = []
         for event in events:
-            if not self._opened and not isinstance(event, Start):
-                self._open(pieces)
+            if isinstance(event, Delta | ToolCall | Finish) and event.index not in self._opened:
+                self._open(event, pieces)
             if type(event) is Delta and self._plain and event.logprobs is None and event.extra is None:
                 pieces += (self._before_text[event.index], orjson.dumps(event.text), self._after_text)
             else:
@@ -83,11 +83,11 @@ class ChatChunks:
                     pieces.append(self._head + b'],"usage":' + _json(usage(counts)) + b"}\n\n")
                 pieces.append(DONE)
 
-    def _open(self, pieces: list[bytes]) -> None:
-        """Not before the first piece of an answer: until then a fault can still have a status of its own."""
-        self._opened = True
-        opening = {"role": "assistant", "content": "", "refusal": None}
-        pieces += [self._chunk(index, opening) for index in range(self._job.choices)]
+    def _open(self, event: Delta | ToolCall | Finish, pieces: list[bytes]) -> None:
+        """Not before the first piece of a choice: until then a fault can still have a status of its own."""
+        self._opened.add(event.index)
+        content = None if isinstance(event, ToolCall) else ""
+        pieces.append(self._chunk(event.index, {"role": "assistant", "content": content, "refusal": None}))
 
     def _tool_delta(self, event: ToolCall) -> dict[str, Any]:
         first = (event.index, event.call) not in self._calls_seen

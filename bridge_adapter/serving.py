@@ -32,8 +32,8 @@ class BridgeServer(uvicorn.Server):
                 app,
                 host=settings.server.host,
                 port=settings.server.port,
-                loop="uvloop",
-                http="httptools",
+                loop="auto",
+                http="auto",
                 lifespan="on",
                 access_log=False,
                 log_level="warning",
@@ -51,6 +51,7 @@ class BridgeServer(uvicorn.Server):
         # What was made to start lives as long as the process: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(50_000, 50, 50)  # requests leave no cycles behind; rare collections keep the tail short
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.service.draining or self.service.in_flight == 0 or not self.started:
