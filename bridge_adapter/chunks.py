@@ -10,7 +10,7 @@ from bridge_adapter.errors import APIError
 from bridge_adapter.jobs import Identity, Job
 from bridge_adapter.tails import Tail
 from bridge_adapter.translate import finish_reason, logprobs, usage
-from bridge_adapter.wire import Delta, Done, Event, Finish, Start, ToolCall
+from bridge_adapter.wire import Delta, Done, Event, Finish, ToolCall
 
 DONE = b"data: [DONE]\n\n"
 COMMENT = b": keep-alive\n\n"

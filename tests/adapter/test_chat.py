@@ -203,7 +203,8 @@ async def test_deprecated_functions(bridge: Bridge, stub: Stub) -> None:
     assert stub.last["parallel_tool_calls"] is False
     stub.play = sends(called(line(event="tool_call", index=0, call=0, id="a", name="weather", arguments="{}")))
     choices = deltas((await bridge.chat(functions=FUNCTIONS, stream=True)).chunks)
-    assert choices[1:] == [
+    assert choices == [
+        piece({**OPENING, "content": None}),
         piece({"function_call": {"name": "weather", "arguments": "{}"}}),
         piece({}, "function_call"),
     ]
