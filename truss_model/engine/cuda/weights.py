@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from truss_model.engine.cuda.elementwise import rms_norm, silu_mul
-from truss_model.engine.cuda.fp8 import FP8, quantize_weight, scaled_product
+from truss_model.engine.cuda.fp8 import FP8, LEAST_CAPABILITY, quantize_weight, scaled_product
 from truss_model.engine.cuda.vector import Tiling, multiply
 
 
@@ -34,7 +34,9 @@ class Weight:
         scales = [scale for _, scale in plain if scale is not None]
         if len(plain) == 1:
             return cls(plain[0][0], scales[0] if scales else None)
-        return cls(torch.cat([matrix for matrix, _ in plain]), torch.cat(scales) if scales else None)
+        if not scales:
+            return cls(torch.cat([matrix for matrix, _ in plain]), None)
+        return cls(torch.cat([matrix.view(torch.uint8) for matrix, _ in plain]).view(FP8), torch.cat(scales))
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """x [T, K] -> [T, N]."""
@@ -52,6 +54,8 @@ def _read(linear: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None] | None:
         return (weight.detach(), None) if weight.dtype.is_floating_point else None
     data, scale = getattr(weight, "qdata", None), getattr(weight, "scale", None)
     per_output = isinstance(scale, torch.Tensor) and scale.numel() == linear.out_features
+    if data is not None and data.is_cuda and torch.cuda.get_device_capability(data.device) < LEAST_CAPABILITY:
+        return None
     if isinstance(data, torch.Tensor) and data.dtype == FP8 and data.shape == weight.shape and per_output:
         return data.contiguous(), cast(torch.Tensor, scale).float().reshape(-1).contiguous()
     return None
