@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from bridge_adapter.metrics import CONTENT_TYPE
 from bridge_adapter.routing import Upstream
@@ -66,7 +66,7 @@ def health_router(service: Service) -> APIRouter:
 
     if service.settings.observe.metrics:
 
-        @router.get("/metrics", summary="Prometheus metrics")
+        @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
         async def metrics(request: Request) -> Response:
             request.state.exchange.route = "metrics"
             return Response(service.observer.metrics.text(), media_type=CONTENT_TYPE)

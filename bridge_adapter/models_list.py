@@ -11,6 +11,7 @@ from starlette.responses import Response
 from bridge_adapter.errors import model_not_found
 from bridge_adapter.exchange import Exchange
 from bridge_adapter.keys import key_of
+from bridge_adapter.schemas import ERROR
 from bridge_adapter.service import Service
 
 _MODEL_SCHEMA = {
@@ -30,8 +31,17 @@ _LIST_SCHEMA = {
 }
 
 
+_REFUSALS = {"401": "No key, or a wrong one.", "403": "The key may not use this.", "404": "No such model."}
+
+
 def _docs(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"responses": {"200": {"description": "OK", "content": {"application/json": {"schema": schema}}}}}
+    told = {"200": ("OK", schema)} | {status: (text, ERROR) for status, text in _REFUSALS.items()}
+    return {
+        "responses": {
+            status: {"description": text, "content": {"application/json": {"schema": shape}}}
+            for status, (text, shape) in told.items()
+        }
+    }
 
 
 def _parameter(name: str) -> dict[str, Any]:

@@ -61,7 +61,11 @@ def adapter(ports: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> 
         "tiny": {"url": truss_url(ports["tiny"])},
         "smollm2": {"url": truss_url(ports["smollm2"]), "aliases": ["mistral-7b", "abcd1234"]},
     }
-    with start_adapter({"models": models}, ports["adapter"], tmp_path_factory.mktemp("adapter")) as process:
+    # An id that no model has must not lead out of this machine.
+    nowhere = {"url": f"http://127.0.0.1:{free_port()}/{{model_id}}"}
+    with start_adapter(
+        {"models": models, "path_form": nowhere}, ports["adapter"], tmp_path_factory.mktemp("adapter")
+    ) as process:
         wait_adapter(process, ports["adapter"])
         yield Service(process, ports["adapter"])
 
