@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from truss_model.loading.checkpoint import read_checkpoint
 from truss_model.loading.demo import demo_folder
-from truss_model.loading.placement import find_devices, place
+from truss_model.loading.placement import find_device, place
 from truss_model.loading.pretrained import load_pretrained, out_of_memory
 from truss_model.loading.weights import Sources, find_weights
 from truss_model.settings import ModelSettings
@@ -32,11 +32,11 @@ def load_model(
     settings: ModelSettings, config: Mapping[str, Any], token: str | None, sources: Sources | None = None
 ) -> LoadedModel:
     """Find, check, place and load the weights. Raises LoadError with the cause and what to change."""
-    devices = find_devices(settings.device)
+    device = find_device(settings.device)
     sources = sources or Sources(demo=functools.partial(demo_folder, settings.cache_dir))
-    weights = find_weights(settings, config, token, sources, gpu=devices[0].kind == "cuda")
+    weights = find_weights(settings, config, token, sources, gpu=device.kind == "cuda")
     logger.info("Weights of %s: %s (%s).", weights.name, weights.folder, weights.source)
-    placement = place(read_checkpoint(weights.folder), settings, devices)
+    placement = place(read_checkpoint(weights.folder), settings, device)
     return LoadedModel(load_pretrained(weights.folder, placement, settings.quantization), weights.folder, weights.name)
 
 

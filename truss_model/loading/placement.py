@@ -1,6 +1,5 @@
-"""Which dtype, which devices, and whether the weights fit there. Decides from figures; only `find_devices` measures."""
+"""Which dtype, which device, and whether the weights fit there. Decides from figures; only `find_device` measures."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -37,17 +36,17 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """`device_map` as transformers takes it: everything on one device, or "balanced" over several."""
+    """`device_map` as transformers takes it: everything on the one device that the engine serves from."""
 
     dtype: DtypeName
-    device_map: dict[str, str] | Literal["balanced"]
+    device_map: dict[str, str]
     summary: str
 
 
-def find_devices(wanted: Literal["auto", "cpu", "cuda"]) -> list[Device]:
-    """The cards, or the CPU where there is none or `wanted` says so."""
+def find_device(wanted: Literal["auto", "cpu", "cuda"]) -> Device:
+    """The first card, or the CPU where there is none or `wanted` says so."""
     if wanted != "cpu" and torch.cuda.is_available():
-        return [_card(index) for index in range(torch.cuda.device_count())]
+        return _card(0)
     if wanted == "cuda":
         raise LoadError(
             "model_metadata.model.device is cuda, but torch finds no usable GPU. Choose an accelerator under resources "
@@ -56,7 +55,7 @@ def find_devices(wanted: Literal["auto", "cpu", "cuda"]) -> list[Device]:
     capabilities = torch.cpu.get_capabilities()
     # The engine's own kernels hold bfloat16 and calculate in float32: faster than either type in torch.
     fast = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")) or kernels() is not None
-    return [Device("cpu", "the CPU", _free_memory(), fast_bfloat16=fast)]
+    return Device("cpu", "the CPU", _free_memory(), fast_bfloat16=fast)
 
 
 def _card(index: int) -> Device:
@@ -76,20 +75,16 @@ def _free_memory() -> int:
     return min(free, limit - used)
 
 
-def place(checkpoint: Checkpoint, settings: ModelSettings, devices: Sequence[Device]) -> Placement:
-    """Choose dtype and devices. Raises LoadError that says what would fit."""
-    dtype = _dtype(checkpoint, settings, devices[0])
-    _check_quantization(checkpoint, settings.quantization, devices[0])
+def place(checkpoint: Checkpoint, settings: ModelSettings, device: Device) -> Placement:
+    """Choose the dtype. Raises LoadError that says what would fit."""
+    dtype = _dtype(checkpoint, settings, device)
+    _check_quantization(checkpoint, settings.quantization, device)
     need = weight_bytes(checkpoint, dtype, settings.quantization)
-    beside = BESIDE_WEIGHTS[devices[0].kind]
     how = dtype if settings.quantization == "none" else f"{settings.quantization} over {dtype}"
-    summary = f"{_gigabytes(need)} of weights in {how} on "
-    if need + beside <= devices[0].free_bytes:
-        target = "cpu" if devices[0].kind == "cpu" else "cuda:0"
-        return Placement(dtype, {"": target}, summary + devices[0].name)
-    if len(devices) > 1 and need + beside * len(devices) <= sum(device.free_bytes for device in devices):
-        return Placement(dtype, "balanced", f"{summary}{len(devices)} x {devices[0].name}")
-    raise LoadError(_too_small(checkpoint, dtype, settings.quantization, devices))
+    if need + BESIDE_WEIGHTS[device.kind] > device.free_bytes:
+        raise LoadError(_too_small(checkpoint, dtype, settings.quantization, device))
+    target = "cpu" if device.kind == "cpu" else "cuda:0"
+    return Placement(dtype, {"": target}, f"{_gigabytes(need)} of weights in {how} on {device.name}")
 
 
 def weight_bytes(checkpoint: Checkpoint, dtype: DtypeName, quantization: Quantization) -> int:
@@ -131,19 +126,17 @@ def _check_quantization(checkpoint: Checkpoint, quantization: Quantization, devi
     )
 
 
-def _too_small(checkpoint: Checkpoint, dtype: DtypeName, quantization: Quantization, devices: Sequence[Device]) -> str:
-    kind, count = devices[0].kind, len(devices)
-    free = min(device.free_bytes for device in devices)
-    need = weight_bytes(checkpoint, dtype, quantization) + BESIDE_WEIGHTS[kind] * count
-    where = devices[0].name if count == 1 else f"{count} x {devices[0].name}"
+def _too_small(checkpoint: Checkpoint, dtype: DtypeName, quantization: Quantization, device: Device) -> str:
+    kind, free = device.kind, device.free_bytes
+    need = weight_bytes(checkpoint, dtype, quantization) + BESIDE_WEIGHTS[kind]
     told = (
-        f"{where} is too small: the model needs {_gigabytes(need)} of memory in "
-        f"{dtype if quantization == 'none' else quantization}, and {_gigabytes(free * count)} are free."
+        f"{device.name} is too small: the model needs {_gigabytes(need)} of memory in "
+        f"{dtype if quantization == 'none' else quantization}, and {_gigabytes(free)} are free."
     )
     options: list[Quantization] = [] if checkpoint.quantized else ["int8", "int4"]
     for option in options:
-        smaller = weight_bytes(checkpoint, dtype, option) + BESIDE_WEIGHTS[kind] * count
-        if smaller < need and smaller <= free * count and not (option == "int4" and kind == "cpu"):
+        smaller = weight_bytes(checkpoint, dtype, option) + BESIDE_WEIGHTS[kind]
+        if smaller < need and smaller <= free and not (option == "int4" and kind == "cpu"):
             told += f" With model_metadata.model.quantization {option} it needs {_gigabytes(smaller)} and fits."
             break
     if kind == "cpu":

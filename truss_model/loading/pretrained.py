@@ -1,4 +1,4 @@
-"""A folder of weights -> the transformers model on its devices, quantised if asked for. It fails with LoadError."""
+"""A folder of weights -> the transformers model on its device, quantised if asked for. It fails with LoadError."""
 
 import importlib.util
 import logging
@@ -23,7 +23,7 @@ TORCHAO = "torchao==0.18.0"
 
 
 def load_pretrained(folder: Path, placement: Placement, quantization: Quantization) -> PreTrainedModel:
-    """Load shard by shard straight to the devices: the host never holds more than one shard's tensors."""
+    """Load shard by shard straight to the device: the host never holds more than one shard's tensors."""
     logger.info("Loading %s from %s.", placement.summary, folder)
     start = time.monotonic()
     options: dict[str, Any] = {}
