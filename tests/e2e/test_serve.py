@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,6 +33,7 @@ def environment(demo_weights: Path) -> Iterator[dict[str, str]]:
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
     }
+    shutil.rmtree(REPOSITORY / ".cache" / f"serve-{port}", ignore_errors=True)
 
 
 def start(module: str, environment: dict[str, str]) -> subprocess.Popen[str]:
