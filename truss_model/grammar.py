@@ -1,6 +1,6 @@
 """response_format and tool use -> one token mask a step for a row (llguidance). Knows no torch and no wire."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -57,11 +57,13 @@ class GrammarCompiler:
         rule = None if tools.mode == "required" else _response_rule(response_format)
         if rule is not None:
             alone = self._matcher(json_answer(rule, leading_space=self._leading_space), "response_format")
-            return self._states(self._calls(tools, rule) if tools.callable else alone)
+            if tools.callable:
+                return self._states(self._calls(tools, rule), "tools")
+            return self._states(alone, "response_format")
         if tools.mode == "required":
-            return self._states(self._calls(tools, None))
+            return self._states(self._calls(tools, None), "tools")
         if any(tool.strict for tool in tools.callable):
-            return self._states(self._calls(tools, "text"))
+            return self._states(self._calls(tools, "text"), "tools")
         return None
 
     def _calls(self, tools: ToolUse, instead: str | None) -> LLMatcher:
@@ -91,17 +93,17 @@ class GrammarCompiler:
             probe.consume_token(int(np.argmax(np.unpackbits(allowed, bitorder="little"))))
         return matcher
 
-    def _states(self, matcher: LLMatcher) -> Callable[[], TokenConstraint]:
-        return lambda: _Constraint(matcher.deep_copy(), self._mask_words, self._eos_token_ids)
+    def _states(self, matcher: LLMatcher, param: str) -> Callable[[], TokenConstraint]:
+        return lambda: _Constraint(matcher.deep_copy(), self._mask_words, param)
 
 
 class _Constraint:
     """A `TokenConstraint`. An end-of-sequence token is allowed when the grammar is satisfied, never before."""
 
-    def __init__(self, matcher: LLMatcher, mask_words: int, eos_token_ids: Sequence[int]) -> None:
+    def __init__(self, matcher: LLMatcher, mask_words: int, param: str) -> None:
         self._matcher = matcher
         self._mask_words = mask_words
-        self._eos_token_ids = eos_token_ids
+        self._param = param
 
     def fill(self, words: npt.NDArray[np.int32]) -> None:
         mask = words[: self._mask_words]
@@ -109,13 +111,12 @@ class _Constraint:
         if mask.size < self._mask_words or not mask.flags.c_contiguous:
             raise ValueError(f"A mask has {self._mask_words} words in a row, not {words.size}.")
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-        self._check()
+        if self._matcher.is_error():  # a limit that the probe at the start did not meet: the schema's fault
+            why = f"it cannot be followed to its end: {_reason(self._matcher.get_error())}"
+            raise RequestError(f"Invalid schema for '{self._param}': {why}", param=self._param, code="invalid_schema")
 
     def accept(self, token_id: int) -> None:
         self._matcher.consume_token(token_id)
-        self._check()
-
-    def _check(self) -> None:
         if self._matcher.is_error():
             raise GenerationFailed(f"The answer's grammar failed: {_reason(self._matcher.get_error())}")
 

@@ -24,13 +24,12 @@ from truss_model.engine.sampling import Sampled
 from truss_model.engine.scheduler import Scheduler, StepPlan
 from truss_model.engine.settings import EngineSettings
 from truss_model.engine.stats import EngineStats
-from truss_model.errors import EngineUnwell, GenerationFailed, QueueFull
+from truss_model.errors import EngineUnwell, GenerationFailed, QueueFull, RequestError, TrussModelError
 
 logger = logging.getLogger(__name__)
 
 FAULTS_TO_UNWELL = 3  # failed steps in a row
 IDLE_WAKE = 1.0  # seconds; how late the queue's time limit may be noticed while nothing runs
-
 Command = Callable[[], None]
 
 
@@ -272,7 +271,8 @@ class Engine:
         except Exception as error:
             logger.exception("The grammar of a row failed.")
             self._faults += 1
-            self._fail(row.generation, GenerationFailed(f"The grammar failed: {type(error).__name__}."))
+            told = error if isinstance(error, RequestError) else GenerationFailed("The answer's grammar failed.")
+            self._fail(row.generation, told)
             return False
         return True
 
@@ -284,7 +284,7 @@ class Engine:
         for generation in {chunk.row.generation for chunk in plan.chunks}:
             self._fail(generation, GenerationFailed("The model failed while generating. You may retry the request."))
 
-    def _fail(self, generation: Generation, error: EngineUnwell | GenerationFailed | QueueFull) -> None:
+    def _fail(self, generation: Generation, error: TrussModelError) -> None:
         for row in self._rows.get(generation, ()):
             self._scheduler.drop(row)
         self._delivery.fail(generation, error)
