@@ -55,7 +55,9 @@ class ChatClient:
 
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=LONGEST_ANSWER)
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout)
+        # A new connection for each request: llama.cpp's server closes kept ones while the next request is on its way.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
         return self
 
     async def __aexit__(

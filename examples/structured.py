@@ -17,6 +17,7 @@ completion = client.chat.completions.parse(
     model="mistral-7b",
     messages=[{"role": "user", "content": "Judge this review: 'A wonderful bridge, I would cross it again.'"}],
     response_format=Verdict,
-    max_tokens=64,
+    temperature=0,
+    max_tokens=128,
 )
 print(completion.choices[0].message.parsed)

@@ -23,7 +23,13 @@ tools: list[ChatCompletionToolUnionParam] = [
 messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the weather in Paris?"}]
 
 first = client.chat.completions.create(
-    model="mistral-7b", messages=messages, tools=tools, tool_choice="required", max_tokens=128
+    model="mistral-7b",
+    messages=messages,
+    tools=tools,
+    tool_choice="required",
+    parallel_tool_calls=False,
+    temperature=0,
+    max_tokens=128,
 )
 message = first.choices[0].message
 print(
@@ -36,5 +42,7 @@ for call in message.tool_calls or ():
     if call.type == "function":
         city = json.loads(call.function.arguments)["city"]
         messages.append({"role": "tool", "tool_call_id": call.id, "content": f"18 degrees and sunny in {city}"})
-second = client.chat.completions.create(model="mistral-7b", messages=messages, tools=tools, max_tokens=64)
+second = client.chat.completions.create(
+    model="mistral-7b", messages=messages, tools=tools, temperature=0, max_tokens=64
+)
 print("answer:", second.choices[0].message.content)
