@@ -27,6 +27,7 @@ from tests.tiny_mistral import write_tiny_mistral
 
 CLIENTS = 40
 SAMPLE_SECONDS = 5.0
+REST_SECONDS = 60.0  # idle connections are closed sooner than that
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,22 +139,31 @@ def _growth(samples: list[int]) -> float:
 
 async def soak(truss: Service, adapter: Service, minutes: float, seed: int = 1) -> Report:
     processes = {"Truss": psutil.Process(truss.process.pid), "adapter": psutil.Process(adapter.process.pid)}
-    async with AsyncOpenAI(api_key="none", base_url=f"{adapter.url}/v1", max_retries=0, timeout=180) as client:
+    async with _connect(adapter) as client:
         traffic = Traffic(client, seed)
         await traffic.learn()
         await traffic.run(CLIENTS, time.monotonic() + 5)  # pools, caches and threads come into being
-        before = await _at_rest(truss, processes)
-        started = time.monotonic()
-        async with Watch(processes) as watch:
-            await traffic.run(CLIENTS, started + 60 * minutes)
-        seconds = time.monotonic() - started
+    before = await _at_rest(truss, processes)
+    started = time.monotonic()
+    async with _connect(adapter) as traffic.client, Watch(processes) as watch:
+        await traffic.run(CLIENTS, started + 60 * minutes)
+    seconds = time.monotonic() - started
     after = await _at_rest(truss, processes)
     engine, answered = await engine_counts(truss), await _answered(adapter)
     return Report(traffic.tally, seconds, before, after, watch.growth(), engine, answered)
 
 
+def _connect(adapter: Service) -> AsyncOpenAI:
+    return AsyncOpenAI(api_key="none", base_url=f"{adapter.url}/v1", max_retries=0, timeout=180)
+
+
 async def _at_rest(truss: Service, processes: dict[str, psutil.Process]) -> dict[str, Usage]:
+    """What the processes hold once nothing runs and no connection is left but those they listen on."""
     await until(truss, lambda counts: counts["rows_running"] == 0 and counts["requests_waiting"] == 0)
+    end = time.monotonic() + REST_SECONDS
+    while left := [c for p in processes.values() for c in p.net_connections("inet") if c.status != psutil.CONN_LISTEN]:
+        assert time.monotonic() < end, left
+        await asyncio.sleep(0.1)
     return {name: Usage(p.memory_info().rss, p.num_fds(), p.num_threads()) for name, p in processes.items()}
 
 

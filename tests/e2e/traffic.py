@@ -71,10 +71,10 @@ class Tally:
 
 
 class Traffic:
-    """The expected answers, and clients that ask until they are told to stop."""
+    """The expected answers, and clients that ask until they are told to stop. All ask through `client`."""
 
     def __init__(self, client: AsyncOpenAI, seed: int) -> None:
-        self._client = client
+        self.client = client
         self._random = random.Random(seed)
         self._expected: dict[str, str] = {}
         self.tally = Tally()
@@ -150,7 +150,7 @@ class Traffic:
             self.tally.wrong.append(f"{name} {how}: {got[:300]} instead of {self._expected[name][:300]}")
 
     async def _plain(self, body: dict[str, Any]) -> str:
-        answer = await self._client.chat.completions.create(**body)
+        answer = await self.client.chat.completions.create(**body)
         return _canonical(
             [choice.message.content or "", _calls(choice.message.tool_calls), choice.finish_reason]
             for choice in answer.choices
@@ -158,7 +158,7 @@ class Traffic:
 
     async def _streamed(self, body: dict[str, Any], *, pause: float = 0.0, leave_after: int | None = None) -> str:
         held: dict[int, list[Any]] = {}
-        async with await self._client.chat.completions.create(**body, stream=True) as stream:
+        async with await self.client.chat.completions.create(**body, stream=True) as stream:
             pieces = 0
             async for chunk in stream:
                 for choice in chunk.choices:

@@ -84,9 +84,7 @@ def test_attention(library: ctypes.CDLL, window: int | None, heads: int, kv_head
     shape = heads, kv_heads, dim
     keys, values = ours.keys[0].data_ptr(), ours.values[0].data_ptr()
     out = torch.empty(total, heads, dim)
-    library.rope_append(
-        qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), slots.data_ptr(), keys, values, total, *shape
-    )
+    library.rope_append(qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), slots.data_ptr(), keys, values, total, *shape)
     assert library.paged_attention(
         qkv.data_ptr(), out.data_ptr(), keys, values, tables.data_ptr(), starts.data_ptr(), batch.contexts.data_ptr(),
         len(counts), width, *shape, dim**-0.5, window or 0,
