@@ -39,7 +39,7 @@ demo: $(STAMP) ## the same, one conversation through the OpenAI client, then sto
 	@$(BIN)/python -m scripts.demo
 
 test: lint $(if $(shell command -v npm),$(NODE_EXAMPLE)) ## lint, types and all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 $(NODE_EXAMPLE): examples/node/package.json examples/node/package-lock.json
 	@echo "-- installing the OpenAI client for Node.js"
@@ -64,7 +64,7 @@ soak: $(STAMP) ## mixed traffic with every answer checked  [MINUTES=30]
 	@$(BIN)/python -m tests.e2e.soak --minutes $(MINUTES)
 
 clean: ## remove what make made here
-	rm -rf $(VENV) build dist .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) tests/browser/node_modules examples/node/node_modules build dist .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 include tests/browser/browser.mk
