@@ -30,7 +30,7 @@ def our_logprobs(runner: Runner, prompt: list[int]) -> list[dict[int, float]]:
     """The 20 likeliest tokens after each of the last 32 tokens: the first by a prompt's step, others by decoding."""
     pages = list(range(-(-len(prompt) // runner.kv.page_size) + 1))
     row = Row(Generation(1, 1, lambda *_: None), 0, list(prompt), len(prompt),
-              SamplingParams(temperature=0.0, top_logprobs=20), 0, 0.0, pages=pages)  # fmt: skip
+              SamplingParams(temperature=0.0, top_logprobs=20), 0, pages=pages)  # fmt: skip
     begin = len(prompt) - 31
     found: list[dict[int, float]] = []
     for start, count in [(0, begin), *((at, 1) for at in range(begin, len(prompt)))]:

@@ -36,6 +36,8 @@ class RunningEngine(Protocol):
     @property
     def healthy(self) -> bool: ...
 
+    def check_room(self) -> None: ...
+
     def submit(self, prompt: Sequence[int], params: SamplingParams, *, n: int = 1) -> Generation: ...
 
 
@@ -85,6 +87,7 @@ class Service:
     async def _predict(self, body: object, size: int, gone: Callable[[], Awaitable[bool]]) -> Reply:
         if self._draining:
             raise EngineUnwell("The server is shutting down.")
+        self._engine.check_room()  # before the work that a refused request would have been for nothing
         slow = size > SMALL_BODY or (isinstance(body, dict) and any(body.get(field) for field in SLOW_FIELDS))
         job = await asyncio.to_thread(self.prepare, body) if slow else self.prepare(body)
         request = job.request

@@ -13,6 +13,7 @@ from truss_model.engine.params import SamplingParams
 from truss_model.engine.settings import EngineSettings
 
 VOCAB = 1024
+Around = Callable[[torch.Tensor], torch.Tensor]
 SMALL = {
     "vocab_size": VOCAB,
     "hidden_size": 64,
@@ -31,6 +32,25 @@ def make_model(window: int | None = None, family: str = "mistral", seed: int = 0
         if family == "llama":
             return LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=True)).eval()
         return MistralForCausalLM(MistralConfig(**SMALL, sliding_window=window)).eval()
+
+
+class Gate(torch.nn.Module):
+    """An output head that runs `around` each time: to hold a step open, to make it fail, to change the logits."""
+
+    def __init__(self, head: torch.nn.Module, around: Around) -> None:
+        super().__init__()
+        self.head = head
+        self.around = around
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.around(self.head(hidden))
+
+
+def gated(around: Around) -> PreTrainedModel:
+    """A model with a gate; the engine keeps it, since a Gate is no plain linear layer."""
+    model = make_model()
+    model.lm_head = Gate(model.lm_head, around)
+    return model
 
 
 def reference(model: PreTrainedModel, prompt: list[int], tokens: int) -> list[int]:

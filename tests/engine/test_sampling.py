@@ -24,7 +24,7 @@ EOS = frozenset({2})
 
 def row(params: SamplingParams, prompt: tuple[int, ...] = (5,), generated: tuple[int, ...] = (), seed: int = 0) -> Row:
     generation = Generation(len(prompt), 1, lambda *_: None)
-    made = Row(generation, 0, [*prompt, *generated], len(prompt), params, 0, 0.0)
+    made = Row(generation, 0, [*prompt, *generated], len(prompt), params, 0)
     made.random = random.Random(seed)
     return made
 

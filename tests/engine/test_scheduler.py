@@ -18,7 +18,7 @@ def request(prompt: int, arrival: int, n: int = 1) -> list[Row]:
     rows: list[Row] = []
     for index in range(n):
         tokens = [100 * arrival + token for token in range(prompt)]
-        rows.append(Row(generation, index, tokens, prompt, SamplingParams(), arrival, 0.0))
+        rows.append(Row(generation, index, tokens, prompt, SamplingParams(), arrival))
         rows[index].leader = rows[0] if index else None
     return rows
 

@@ -27,6 +27,10 @@ class ScriptedEngine:
         self.cancelled: list[int | None] = []
         self.submitted: asyncio.Queue[Generation] = asyncio.Queue()
 
+    def check_room(self) -> None:
+        if isinstance(self.refusal, QueueFull | EngineUnwell):
+            raise self.refusal
+
     def submit(self, prompt: Sequence[int], params: SamplingParams, *, n: int = 1) -> Generation:
         if self.refusal is not None:
             raise self.refusal
@@ -150,6 +154,12 @@ async def test_what_the_engine_refuses_keeps_its_status(
     for body in ({"messages": HELLO}, {"messages": HELLO, "stream": True}):
         reply = await serve(ScriptedEngine(refusal=refusal)).predict(body, 50, Caller().gone)
         assert (reply.status, reply.headers, reply.lines) == (status, headers, None)
+
+
+async def test_a_full_queue_refuses_before_a_body_costs_anything(serve: Any) -> None:
+    engine = ScriptedEngine(refusal=QueueFull("full", retry_after=2))
+    reply = await serve(engine).predict({"tools": 1}, 50, Caller().gone)
+    assert (reply.status, reply.headers) == (429, {"Retry-After": "2"})
 
 
 async def test_a_prompt_too_long_is_the_prompts_fault(serve: Any) -> None:

@@ -1,6 +1,7 @@
 """Carries what a step made from the engine thread to the event loops: one call a loop and step, not one a token."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from truss_model.engine.generation import Generation, TokenOutput
@@ -32,7 +33,7 @@ class Delivery:
     def flush(self) -> None:
         outbox, self._outbox = self._outbox, {}
         for loop, calls in outbox.items():
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop has closed
                 loop.call_soon_threadsafe(_run_all, calls)
 
     def _post(self, generation: Generation, call: Callable[[], None]) -> None:

@@ -24,12 +24,14 @@ from truss_model.engine.sampling import Sampled
 from truss_model.engine.scheduler import Scheduler, StepPlan
 from truss_model.engine.settings import EngineSettings
 from truss_model.engine.stats import EngineStats
-from truss_model.errors import EngineUnwell, GenerationFailed, QueueFull, RequestError, TrussModelError
+from truss_model.engine.waiting import WaitingRoom
+from truss_model.errors import EngineUnwell, GenerationFailed, RequestError, TrussModelError
 
 logger = logging.getLogger(__name__)
 
 FAULTS_TO_UNWELL = 3  # failed steps in a row
 IDLE_WAKE = 1.0  # seconds; how late the queue's time limit may be noticed while nothing runs
+STOPPED = "The engine stopped."
 Command = Callable[[], None]
 
 
@@ -51,11 +53,9 @@ class Engine:
         self._eos = eos_token_ids
         self._make_backend = make_backend
         self._pool = PagePool(self.limits.pages, self.limits.page_size, prefix_caching=settings.prefix_caching)
+        at = self.limits
         self._scheduler = Scheduler(
-            self._pool,
-            max_rows=self.limits.max_rows,
-            token_budget=self.limits.token_budget,
-            long_prefill=self.limits.long_prefill,
+            self._pool, max_rows=at.max_rows, token_budget=at.token_budget, long_prefill=at.long_prefill
         )
         self._running: RunningStep | None = None
         self._landed = 0.0  # when the last step ended
@@ -63,13 +63,11 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._arrivals = 0
-        self._waiting: set[Generation] = set()
+        self._waiting = WaitingRoom(settings.max_queue, settings.max_queue_seconds)
         self._rows: dict[Generation, list[Row]] = {}
         self._delivery = Delivery()
         self._faults_in_a_row = 0
         self._steps = self._prefill_tokens = self._cached_tokens = self._generated_tokens = self._faults = 0
-
-    # Any thread.
 
     def start(self) -> None:
         """Make the model ready, warm it up and start the engine thread. Raises what the model raises."""
@@ -112,27 +110,28 @@ class Engine:
 
     # The event loop.
 
+    def check_room(self) -> None:
+        """Raise EngineUnwell or QueueFull where `submit` would, whatever is submitted."""
+        if not self._alive:
+            raise EngineUnwell("The engine is not running.")
+        self._waiting.check()
+
     def submit(self, prompt: Sequence[int], params: SamplingParams, *, n: int = 1) -> Generation:
         """Queue a request of n rows; row i of a seeded one draws with seed + i.
 
         Raises RequestError (context_length_exceeded), QueueFull, EngineUnwell.
         """
-        if not self._alive:
-            raise EngineUnwell("The engine is not running.")
+        self.check_room()
         self.limits.check_length(len(prompt), params.max_tokens)
-        if len(self._waiting) >= self.settings.max_queue:
-            raise QueueFull("Too many requests are waiting; try again later.", retry_after=self._retry_after())
         generation = Generation(len(prompt), n, lambda it, index: self._commands.put(lambda: self._cancel(it, index)))
         self._arrivals += 1
         rows, loop = make_rows(generation, prompt, params, n, self._arrivals), asyncio.get_running_loop()
-        self._waiting.add(generation)
+        self._waiting.enter(generation)
         self._commands.put(lambda: self._enqueue(generation, rows, loop))
+        if self._stopping:  # since the check: the thread may have looked for the last time before that
+            self._waiting.leave(generation)
+            raise EngineUnwell(STOPPED)
         return generation
-
-    def _retry_after(self) -> float:
-        """Seconds until about a tenth of the queue has been served, by the present pace of a step."""
-        about = self._scheduler.costs.decode_step * self.settings.max_queue
-        return min(max(1.0, about), self.settings.max_queue_seconds)
 
     # The engine thread.
 
@@ -155,9 +154,12 @@ class Engine:
         finally:
             self._stopping = True
             self._take_commands(wait=False)
-            for generation in list(self._rows):
-                self._fail(generation, EngineUnwell("The engine stopped."))
+            # First tell everybody: what has ended the loop may break what is done with the rows, too.
+            for generation in self._rows:
+                self._delivery.fail(generation, EngineUnwell(STOPPED))
             self._delivery.flush()
+            for generation in list(self._rows):
+                self._fail(generation, EngineUnwell(STOPPED))
 
     def _take_commands(self, *, wait: bool = True) -> None:
         idle = wait and not (self._running or self._scheduler.running or self._scheduler.waiting)
@@ -183,11 +185,9 @@ class Engine:
         self._close_if_done(generation)
 
     def _expire_waiting(self) -> None:
-        limit = self.settings.max_queue_seconds
-        for generation in list(self._waiting):  # a copy in one piece: the event loop adds to it meanwhile
-            rows = self._rows.get(generation)
-            if rows and time.monotonic() - rows[0].enqueued > limit:
-                self._fail(generation, QueueFull(f"Waited {limit:g} s for a place.", retry_after=self._retry_after()))
+        for generation, error in self._waiting.overdue():
+            if generation in self._rows:  # else its command is still to come
+                self._fail(generation, error)
 
     def _turn(self, runner: Runner) -> None:
         """Launch a step and end one: the same, or where the device works beside the host, the one before."""
@@ -242,8 +242,7 @@ class Engine:
 
     def _note_admissions(self, plan: StepPlan) -> None:
         for row in plan.admitted:
-            if row.generation in self._waiting:
-                self._waiting.discard(row.generation)
+            if self._waiting.admit(row.generation):
                 self._cached_tokens += row.computed
                 self._delivery.admit(row.generation, row.computed)
         self._delivery.flush()  # told before the step: a long prompt's may take its time
@@ -295,6 +294,6 @@ class Engine:
             self._forget(generation)
 
     def _forget(self, generation: Generation) -> None:
-        self._waiting.discard(generation)
+        self._waiting.leave(generation)
         self._rows.pop(generation, None)
         self._delivery.close(generation)

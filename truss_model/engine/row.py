@@ -1,6 +1,5 @@
 """One sequence in the engine: its tokens, its pages, its place in life."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -30,7 +29,6 @@ class Row:
     prompt_tokens: int
     params: SamplingParams
     arrival: int
-    enqueued: float
     leader: "Row | None" = None
     constraint: TokenConstraint | None = None
     random: Random = field(default_factory=Random)
@@ -79,7 +77,6 @@ class Row:
 
 def make_rows(generation: Generation, prompt: Sequence[int], params: SamplingParams, n: int, arrival: int) -> list[Row]:
     """A request's rows; the first leads the others, and row i of a seeded request draws with seed + i."""
-    now = time.monotonic()
     rows: list[Row] = []
     for index in range(n):
         row = Row(
@@ -89,7 +86,6 @@ def make_rows(generation: Generation, prompt: Sequence[int], params: SamplingPar
             prompt_tokens=len(prompt),
             params=params,
             arrival=arrival,
-            enqueued=now,
             leader=rows[0] if rows else None,
             constraint=params.constraint() if params.constraint else None,
         )

@@ -73,7 +73,7 @@ class Runner:
     def warm_up(self) -> None:
         """Run one throw-away token through the model, so that the first caller pays for no lazy initialisation."""
         generation = Generation(1, 1, lambda *_: None)
-        row = Row(generation, 0, [0], 1, SamplingParams(temperature=0.0), 0, 0.0, pages=[0])
+        row = Row(generation, 0, [0], 1, SamplingParams(temperature=0.0), 0, pages=[0])
         self.step(StepPlan([Chunk(row, 0, 1, samples=True)]))
         if self.runs_ahead:
             self._try_largest()
@@ -86,7 +86,7 @@ class Runner:
         size, page_size = min(self._limits.token_budget, self._limits.max_model_len), self.kv.page_size
         generation = Generation(size, 1, lambda *_: None)
         params = SamplingParams(temperature=1.0, seed=0)
-        row = Row(generation, 0, [0] * size, size, params, 0, 0.0, pages=list(range(-(-size // page_size))))
+        row = Row(generation, 0, [0] * size, size, params, 0, pages=list(range(-(-size // page_size))))
         self.step(StepPlan([Chunk(row, 0, size, samples=True)]))
 
     def step(self, plan: StepPlan) -> Sampled:
