@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,7 @@ def _object(arguments: str) -> Any:
 def _unused_character(text: str) -> str:
     """A private-use character the request does not hold, to be taken out again after the template has printed."""
     used = set(text)
-    for code in (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE)):
+    for code in chain(range(0xE000, 0xF900), range(0xF0000, 0xFFFFE)):
         if chr(code) not in used:
             return chr(code)
     raise RequestError("Invalid 'messages': too many private-use characters.", param="messages", code="invalid_value")
