@@ -4,18 +4,18 @@ import asyncio
 import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from bridge_adapter import __version__
+from bridge_adapter.dispatch import Dispatch
 from bridge_adapter.docs import describe
-from bridge_adapter.edge import Edge, http_exception
+from bridge_adapter.edge import Edge
 from bridge_adapter.endpoint import Endpoint
 from bridge_adapter.faces import FACES
 from bridge_adapter.health import health_router
@@ -24,31 +24,40 @@ from bridge_adapter.service import Service
 from bridge_adapter.settings import Settings
 
 
+class Bridge(FastAPI):
+    """Everything but the faces is FastAPI's; the edge is around all of it."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(title="Truss OpenAI bridge", version=__version__, lifespan=_lifespan, redoc_url=None)
+        self._service = service
+        self.state.service = service
+
+    def build_middleware_stack(self) -> ASGIApp:
+        endpoints = {path: Endpoint(self._service, face) for path, face in FACES.items()}
+        edge = Edge(Dispatch(endpoints, super().build_middleware_stack()), self._service)
+        origins = self._service.settings.server.cors_origins
+        if not origins:
+            return edge
+        return CORSMiddleware(
+            edge,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after", "x-should-retry"],
+        )
+
+
 def create_app(settings: Settings) -> FastAPI:
     service = Service(settings)
-    app = FastAPI(title="Truss OpenAI bridge", version=__version__, lifespan=_lifespan, redoc_url=None)
-    app.state.service = service
-    # Plain routes to ASGI apps: what FastAPI does around a handler would be a third of a request's time.
-    for path, face in FACES.items():
-        endpoint = Endpoint(service, face)
-        for prefix in ("/v1", "/{model_id}/v1"):
-            app.router.routes.append(Route(f"{prefix}{path}", endpoint, methods=["POST"]))
+    app = Bridge(service)
     app.include_router(models_router(service))
     app.include_router(health_router(service))
     if _shows_page(settings):
         from bridge_adapter.web import router
 
         app.include_router(router())
-    app.add_exception_handler(HTTPException, _refuse)
-    app.add_middleware(Edge, service=service)
-    if settings.server.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(settings.server.cors_origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["*"],
-            expose_headers=["x-request-id", "retry-after", "x-should-retry"],
-        )
+    for kind in (HTTPException, Exception):
+        app.add_exception_handler(kind, _leave_to_the_edge)
     describe(app)
     return app
 
@@ -64,8 +73,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(service.observer.close)
 
 
-async def _refuse(request: Request, error: Any) -> Response:
-    raise http_exception(error, request.method, request.url.path)
+async def _leave_to_the_edge(request: Request, error: Exception) -> Response:
+    raise error
 
 
 def _shows_page(settings: Settings) -> bool:

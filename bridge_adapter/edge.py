@@ -58,6 +58,9 @@ class Edge:
             exchange.note_error(error)
             if not started:
                 await send_error(tell, error)
+        except HTTPException as error:
+            if not started:
+                await send_error(tell, _in_openais_words(error, exchange.method, exchange.path))
         except Exception as error:
             # The message of an unexpected error may hold content: its type and place must do.
             _logger.error("request_id=%s failed: %s", exchange.request_id, _place(error))
@@ -93,7 +96,7 @@ def _place(error: BaseException) -> str:
     return f"{type(error).__name__} at {' > '.join(frames[-6:])}"
 
 
-def http_exception(error: HTTPException, method: str, path: str) -> APIError:
+def _in_openais_words(error: HTTPException, method: str, path: str) -> APIError:
     """Starlette's own refusals in OpenAI's words."""
     if error.status_code == 405:
         return APIError(

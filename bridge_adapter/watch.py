@@ -9,13 +9,15 @@ from starlette.types import Receive
 from bridge_adapter import upstream_errors
 from bridge_adapter.settings import Timeouts
 
+_AT_EASE = 0.05  # seconds in which a request may end unwatched: a quick answer costs no task
+
 
 class ClientGone(Exception):
     """Nobody waits for the answer any more."""
 
 
 class Watch:
-    """`async with` around all that waits for the upstream or the client; one task, whatever it has to watch.
+    """`async with` around all that waits for the upstream or the client; at most one task, whatever it has to watch.
 
     It cancels the task it was entered in and turns that cancellation into ClientGone or a timeout's UpstreamError.
     `beat` is called when nothing was sent for `beat_after` seconds, then every `beat_every`.
@@ -35,7 +37,8 @@ class Watch:
         self._beat = beat
         self._beat_after = beat_after
         self._beat_every = beat_every
-        self._clock = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time
         self._began = self.last_sent = self._last_heard = self._clock()
         self._heard_any = False
         self._reading = True
@@ -64,15 +67,21 @@ class Watch:
         if task is None:
             raise RuntimeError("a Watch belongs into a task")
         self._watched = task
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task: asyncio.Task[None] | None = None
+        self._start = self._loop.call_later(_AT_EASE, self._begin)
         return self
+
+    def _begin(self) -> None:
+        self._task = self._loop.create_task(self._run())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # No await in here: a cancellation by `_end` has been delivered by now, and none comes after `_closed`.
         self._closed = True
-        self._task.cancel()
+        self._start.cancel()
+        if self._task is not None:
+            self._task.cancel()
         if self._over is not None and self._watched.uncancel() == 0 and kind is asyncio.CancelledError:
             raise self._over from None
 
