@@ -49,7 +49,7 @@ $(NODE_EXAMPLE): examples/node/package.json examples/node/package-lock.json
 lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/mypy -p scripts
+	@$(BIN)/mypy -p scripts -p benchmarks
 
 check: lint ## lint, types, and the example settings as the adapter reads them
 	@BASETEN_API_KEY=example $(BIN)/bridge-adapter check deploy/settings.example.yaml
@@ -57,7 +57,8 @@ check: lint ## lint, types, and the example settings as the adapter reads them
 audit: $(STAMP) ## known vulnerabilities of the pinned versions; asks the Python package index about each
 	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
-bench: $(STAMP) ## the figures of the README; each program prints a table and writes JSON
+bench: $(STAMP) ## the short form of the comparisons: tables, and JSON in .cache/bench
+	@$(PIP) -c constraints.txt -e '.[bench]'
 	@$(BIN)/python -m benchmarks
 
 soak: $(STAMP) ## mixed traffic with every answer checked  [MINUTES=30]

@@ -64,7 +64,7 @@ def tiny_check(device: torch.device, engine_of: Any) -> dict[str, float]:
     plain = make_model(torch.device("cpu"), tiny=True, dtype=torch.float32)
     prompts = Load(4, 40, 1).prompts(plain.config.vocab_size)
     wanted = [
-        plain.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False, pad_token_id=0)[
+        plain.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False, pad_token_id=0)[  # type: ignore[operator]
             0, len(prompt) :
         ].tolist()
         for prompt in prompts

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from transformers import CompileConfig, GenerationConfig, PreTrainedModel
-from transformers.generation import ContinuousBatchingConfig
+from transformers.generation import ContinuousBatchingConfig  # type: ignore[attr-defined]
 from transformers.generation.streamers import BaseStreamer
 
 from truss_model.engine.engine import Engine
@@ -82,9 +82,9 @@ def continuous_batching(
     """transformers' ContinuousBatchingManager, sized for the load and warmed up. graphs None: as it chooses itself."""
     cuda = model.device.type == "cuda"
     sizes: dict[str, Any] = {} if cuda else {"num_blocks": 64, "max_batch_tokens": 256}
-    outputs = model.generate_batch(
+    outputs = model.generate_batch(  # type: ignore[operator]
         inputs=list(prompts),
-        generation_config=GenerationConfig(max_new_tokens=answer, do_sample=False, eos_token_id=-1),
+        generation_config=GenerationConfig(max_new_tokens=answer, do_sample=False, eos_token_id=-1),  # type: ignore[no-untyped-call]
         continuous_batching_config=ContinuousBatchingConfig(use_cuda_graph=graphs, use_async_batching=graphs, **sizes),
         record_timestamps=True,
     )
@@ -117,9 +117,9 @@ def naive(model: PreTrainedModel, prompts: Sequence[list[int]], answer: int, *, 
     clock = Clock()
     began = time.perf_counter()
     with torch.inference_mode(mode=not static), torch.no_grad():
-        model.generate(
+        model.generate(  # type: ignore[operator]
             inputs, attention_mask=torch.ones_like(inputs), streamer=clock,
-            generation_config=GenerationConfig(
+            generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
                 max_new_tokens=answer, min_new_tokens=answer, do_sample=False, pad_token_id=0, **options
             ),
         )  # fmt: skip
