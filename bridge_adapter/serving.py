@@ -36,6 +36,7 @@ class BridgeServer(uvicorn.Server):
                 http="auto",
                 lifespan="on",
                 access_log=False,
+                proxy_headers=False,  # no answer depends on the address of the client
                 log_level="warning",
                 server_header=False,
                 timeout_graceful_shutdown=1,

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncGenerator
+from functools import cache
 
 import aiohttp
 from yarl import URL
@@ -11,7 +12,7 @@ from bridge_adapter import upstream_errors
 from bridge_adapter.errors import UpstreamError
 from bridge_adapter.exchange import Exchange
 from bridge_adapter.routing import Route
-from bridge_adapter.settings import Server, Timeouts
+from bridge_adapter.settings import Server
 
 _LONGEST_ANSWER = 64 * 1024 * 1024
 _LONGEST_ERROR = 256 * 1024
@@ -132,7 +133,7 @@ class TrussClient:
                 data=body,
                 headers=headers,
                 allow_redirects=False,  # a key must not follow a redirect to another host
-                timeout=_timeout(route.upstream.timeouts),
+                timeout=_timeout(route.upstream.timeouts.connect),
             )
         except aiohttp.ConnectionTimeoutError as error:
             raise upstream_errors.too_slow("connect") from error
@@ -148,9 +149,10 @@ class TrussClient:
         raise await _refusal(response, route.callers_key)
 
 
-def _timeout(timeouts: Timeouts) -> aiohttp.ClientTimeout:
+@cache
+def _timeout(connect: float) -> aiohttp.ClientTimeout:
     """Only connecting is timed here; the phases after it are the watch's."""
-    return aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect)
+    return aiohttp.ClientTimeout(total=None, sock_connect=connect)
 
 
 def _retryable(error: UpstreamError) -> bool:
