@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from scripts.process import ServerProcess, free_port
 from scripts.stack import start_adapter, start_truss, truss_url, wait_adapter, wait_truss
 from tests.e2e.engine_counts import until
 from tests.e2e.server import BASE_ENVIRONMENT, LOAD_SECONDS, Service
+from tests.e2e.wall_clock import WallClock
 
 pytestmark = pytest.mark.timeout(900)
 LONG: dict[str, Any] = {
@@ -38,7 +40,8 @@ class Stack:
     def __init__(self, image: Image, weights: Path, folder: Path) -> None:
         self._image = image
         self._folder = folder
-        self._environment = {**BASE_ENVIRONMENT, "TRUSS_MODEL_PATH": str(weights)}
+        self.clock = WallClock(folder)
+        self._environment = {**BASE_ENVIRONMENT, **self.clock.environment, "TRUSS_MODEL_PATH": str(weights)}
         self.truss_port, self.port = free_port(), free_port()
         self.truss: ServerProcess
         self.adapter: ServerProcess
@@ -49,7 +52,7 @@ class Stack:
 
     def start_adapter(self) -> None:
         settings = {"models": {"tiny": {"url": truss_url(self.truss_port)}}}
-        self.adapter = start_adapter(settings, self.port, self._folder)
+        self.adapter = start_adapter(settings, self.port, self._folder, environment=self.clock.environment)
         wait_adapter(self.adapter, self.port)
 
     @property
@@ -143,6 +146,22 @@ async def test_sigterm_lets_the_adapter_finish_what_runs(stack: Stack) -> None:
     assert await asyncio.to_thread(stack.adapter.wait, 60) in ENDED
     stack.adapter.stop()
     stack.start_adapter()
+
+
+@pytest.mark.parametrize("hours", [6, -6])
+async def test_the_wall_clock_jumps(stack: Stack, hours: int) -> None:
+    """Nothing that runs or waits is timed by it."""
+    async with stack.client as client:
+        try:
+            stream = await client.chat.completions.create(**{**LONG, "max_tokens": 200}, stream=True)
+            await first_pieces(stream)
+            stack.clock.put(3600 * hours)
+            reasons = [choice.finish_reason async for chunk in stream for choice in chunk.choices]
+            assert reasons[-1] == "length"
+            answer = await client.chat.completions.create(**SHORT)
+            assert abs(answer.created - time.time() - 3600 * hours) < 600
+        finally:
+            stack.clock.put(0)
 
 
 async def test_a_client_that_stops_reading_holds_up_nobody(stack: Stack) -> None:

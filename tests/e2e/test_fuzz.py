@@ -4,10 +4,11 @@ import json
 from typing import Any
 
 import httpx
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.e2e.server import Service
+from tests.e2e.server import FUZZ_TIMES, Service
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
@@ -65,7 +66,8 @@ BODY = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(120 * FUZZ_TIMES)
+@settings(max_examples=150 * FUZZ_TIMES, suppress_health_check=list(HealthCheck))
 @given(body=BODY | st.dictionaries(st.text(max_size=8), ANYTHING, max_size=4))
 def test_every_body_is_answered_or_refused(tiny: Service, body: dict[str, Any]) -> None:
     raw = json.dumps({"max_tokens": 8, **body})

@@ -14,7 +14,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.e2e.server import Service
+from tests.e2e.server import FUZZ_TIMES, Service
 
 CHECKS = [
     not_a_server_error,
@@ -30,7 +30,7 @@ def description(adapter: Service, tiny: Service) -> Any:
     return schemathesis.openapi.from_url(f"{adapter.url}/openapi.json")
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(900 * FUZZ_TIMES)
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_answers_are_as_described(description: Any, mode: GenerationMode) -> None:
     for result in description.get_all_operations():
@@ -39,7 +39,7 @@ def test_answers_are_as_described(description: Any, mode: GenerationMode) -> Non
         if "{model_id}" in operation.path or (mode is GenerationMode.NEGATIVE and not list(operation.body)):
             continue
 
-        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=40 * FUZZ_TIMES, deadline=None, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy(generation_mode=mode))
         def check(case: Any) -> None:
             aim(case.body)
