@@ -151,7 +151,7 @@ def replies(value: Any, status: int = 200, headers: Sequence[str] = ()) -> Play:
 
 
 @asynccontextmanager
-async def running_stub(play: Play) -> AsyncIterator[Stub]:
+async def running_stub(play: Play, port: int = 0) -> AsyncIterator[Stub]:
     stub = Stub("", play)
     tasks: set[asyncio.Task[None]] = set()
 
@@ -170,7 +170,7 @@ async def running_stub(play: Play) -> AsyncIterator[Stub]:
             tasks.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(connection, "127.0.0.1", 0)
+    server = await asyncio.start_server(connection, "127.0.0.1", port)
     stub.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield stub

@@ -7,7 +7,7 @@ import pytest
 
 from tests.adapter.expect import ONCE, closed_halfway, error, fault, hang, page, unusable
 from tests.adapter.harness import Bridge, running_bridge, settings_for
-from tests.adapter.stub import Play, Request, Stub, Wire, answer, replies, says
+from tests.adapter.stub import Play, Request, Stub, Wire, answer, replies, running_stub, says
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -19,6 +19,21 @@ async def test_nobody_listens(stream: bool) -> None:
     expected = fault("The model's server cannot be reached.", "service_unavailable_error")
     assert error(answered) == (503, expected)
     assert (answered.headers["retry-after"], answered.headers["x-should-retry"]) == ("1", "true")
+
+
+async def test_a_port_that_closes_and_opens_again() -> None:
+    """The pool's connection dies with it; no answer after that is lost to a connection that is no more."""
+    async with running_stub(says("before")) as stub:
+        bridged = running_bridge(settings_for(stub.url, model=ONCE))
+        bridge = await bridged.__aenter__()
+        assert (await bridge.chat()).status == 200
+    try:
+        assert (await bridge.chat()).status == 503
+        async with running_stub(says("after"), int(stub.url.rpartition(":")[2])):
+            for stream in (False, True):
+                assert (await bridge.chat(stream=stream)).status == 200
+    finally:
+        await bridged.__aexit__(None, None, None)
 
 
 async def test_the_connection_is_not_accepted() -> None:

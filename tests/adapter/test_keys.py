@@ -127,6 +127,25 @@ async def test_streams_at_once(stub: Stub) -> None:
     assert second.json["error"]["message"] == "Rate limit reached for concurrent streams: the limit is 1."
 
 
+async def test_limits_hold_when_all_ask_at_once(stub: Stub) -> None:
+    stub.play = hang
+    keys = listed(client("ann", concurrent_streams=3), client("bob", requests_per_minute=1))
+    async with running_bridge(settings_for(stub.url, keys=keys)) as bridge:
+        streams = [asyncio.create_task(chat(bridge, "Bearer sk-ann", stream=True)) for _ in range(20)]
+        done: set[asyncio.Task[Answered]] = set()
+        while len(done) < 17:
+            done, _ = await asyncio.wait(streams, return_when=asyncio.FIRST_COMPLETED, timeout=0.05)
+        assert {task.result().status for task in done} == {429}
+        for task in streams:
+            task.cancel()
+        while bridge.service.in_flight:
+            await asyncio.sleep(0.01)
+        stub.play = replies("again")
+        asked = await asyncio.gather(*(chat(bridge, "Bearer sk-bob") for _ in range(20)))
+    assert len(stub.requests) == 4
+    assert sorted(answered.status for answered in asked) == [200] + [429] * 19
+
+
 async def test_places_at_a_model(stub: Stub) -> None:
     stub.play = hang
     async with running_bridge(settings_for(stub.url, model={"concurrency": 1})) as bridge:
