@@ -52,7 +52,8 @@ class BridgeServer(uvicorn.Server):
         # What was made to start lives as long as the process: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(50_000, 50, 50)  # requests leave no cycles behind; rare collections keep the tail short
+        # Few and small collections keep the tail short; who leaves and who is refused does leave cycles behind.
+        gc.set_threshold(20_000, 5, 5)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.service.draining or self.service.in_flight == 0 or not self.started:
