@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,21 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LoadError, match=r"cannot be kept in .*file/cache.*TRUSS_MODEL_CACHE_DIR"):
         demo_folder(tmp_path / "file" / "cache")
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from truss_model.loading.demo import demo_folder
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+demo_folder(Path(sys.argv[1]))
+"""
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_half_made(tmp_path: Path) -> None:
+    failed = subprocess.run([sys.executable, "-c", FULL_DISK, tmp_path], capture_output=True, text=True, timeout=110)
+    assert "LoadError: The demo model cannot be kept in" in failed.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["SmolLM2-135M-Instruct.lock"]
 
 
 def test_a_converted_demo_model_is_taken_as_it_is(tmp_path: Path) -> None:

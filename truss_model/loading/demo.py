@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -69,7 +70,8 @@ def _convert(source: Path, folder: Path) -> None:
     start = time.monotonic()
     partial = Path(tempfile.mkdtemp(prefix=f"{NAME}.", dir=folder.parent))
     try:
-        AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(partial)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        _save(tokenizer, partial)
         logger.info("Demo model: the tokenizer is converted, %.0f s.", time.monotonic() - start)
         model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
         logger.info("Demo model: the weights are dequantised, %.0f s.", time.monotonic() - start)
@@ -77,9 +79,19 @@ def _convert(source: Path, folder: Path) -> None:
         del model.config.quantization_config
         for attribute, value in (("hf_quantizer", None), ("is_quantized", False)):
             setattr(model, attribute, value)
-        model.bfloat16().save_pretrained(partial)
+        _save(model.bfloat16(), partial)
         partial.chmod(0o755)
         partial.rename(folder)
         logger.info("Demo model: kept in %s, %.0f s.", folder, time.monotonic() - start)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _save(part: Any, folder: Path) -> None:
+    """Raises OSError; the writers of tokenizers and safetensors tell of a full disk with exceptions of their own."""
+    try:
+        part.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(str(error)) from error
