@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from bridge_adapter.errors import InvalidRequest
 
@@ -10,6 +10,7 @@ Check = Callable[[Any, str], Any]
 """Takes a value and its path; returns what the value means or raises InvalidRequest."""
 
 INT64_MAX = 2**63 - 1
+_DEEPEST = 200  # orjson reads 1,024 levels and writes 254, those around the value among them
 
 
 def type_name(value: Any) -> str:
@@ -160,6 +161,19 @@ def mapping(value: Any, param: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise wrong_type(param, "an object", value)
     return value
+
+
+def json_schema(value: Any, param: str) -> dict[str, Any]:
+    """Any object that can be written again; what it means is the model's to judge."""
+    level: list[Any] = [mapping(value, param)]
+    for _ in range(_DEEPEST):
+        inner = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [child for children in inner for child in children if isinstance(child, dict | list)]
+        if not level:
+            return cast(dict[str, Any], value)
+    raise InvalidRequest(
+        f"Invalid '{param}': nested too deeply. Expected at most {_DEEPEST} levels.", param=param, code="invalid_value"
+    )
 
 
 def array(value: Any, param: str, *, of: str = "objects", shortest: int = 1, longest: int | None = None) -> list[Any]:

@@ -16,7 +16,7 @@ _INCLUDED = (_LOGPROBS, "reasoning.encrypted_content")  # there is no reasoning,
 _FORMAT: dict[str, Check] = {
     "type": fields.string,
     "name": FUNCTION_NAME,
-    "schema": fields.mapping,
+    "schema": fields.json_schema,
     "description": fields.string,
     "strict": fields.boolean,
 }
@@ -24,7 +24,7 @@ _TOOL: dict[str, Check] = {
     "type": fields.string,
     "name": FUNCTION_NAME,
     "description": fields.string,
-    "parameters": fields.mapping,
+    "parameters": fields.json_schema,
     "strict": fields.boolean,
 }
 

@@ -11,7 +11,7 @@ FUNCTION_NAME = fields.text(64, r"[a-zA-Z0-9_-]+")
 _FUNCTION: dict[str, Check] = {
     "name": FUNCTION_NAME,
     "description": fields.string,
-    "parameters": fields.mapping,
+    "parameters": fields.json_schema,
     "strict": fields.boolean,
 }
 
@@ -103,7 +103,7 @@ def _json_schema(value: Any, param: str) -> dict[str, Any]:
     known: dict[str, Check] = {
         "name": FUNCTION_NAME,
         "description": fields.string,
-        "schema": fields.mapping,
+        "schema": fields.json_schema,
         "strict": fields.boolean,
     }
     return fields.shape(value, param, known, ("name",))

@@ -66,6 +66,19 @@ async def test_wrong_bodies(stub: Stub, body: bytes, headers: dict[str, str], st
     assert stub.requests == []
 
 
+@pytest.mark.parametrize("levels", [199, 200, 260, 900])
+async def test_a_schema_is_as_deep_as_can_be_passed_on(bridge: Bridge, stub: Stub, levels: int) -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"not": schema}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    answered = await bridge.chat({"messages": [USER], "tools": [tool]})
+    assert answered.status == (200 if levels < 200 else 400)
+    if levels >= 200:
+        assert answered.json["error"]["param"] == "tools[0].function.parameters"
+        assert stub.requests == []
+
+
 async def test_a_body_without_length_over_the_limit(stub: Stub) -> None:
     async def endless() -> Any:
         for _ in range(4):
