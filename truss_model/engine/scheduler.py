@@ -15,7 +15,7 @@ from truss_model.engine.row import Row
 
 STRETCH = 2.2
 LONGEST_STALL = 0.25  # seconds
-SMALLEST_CHUNK = 16
+SMALLEST_CHUNK = 8
 
 
 @dataclass(frozen=True, slots=True)
