@@ -133,8 +133,9 @@ async def test_limits_hold_when_all_ask_at_once(stub: Stub) -> None:
     async with running_bridge(settings_for(stub.url, keys=keys)) as bridge:
         streams = [asyncio.create_task(chat(bridge, "Bearer sk-ann", stream=True)) for _ in range(20)]
         done: set[asyncio.Task[Answered]] = set()
-        while len(done) < 17:
-            done, _ = await asyncio.wait(streams, return_when=asyncio.FIRST_COMPLETED, timeout=0.05)
+        async with asyncio.timeout(30):
+            while len(done) < 17:
+                done, _ = await asyncio.wait(streams, timeout=0.05)
         assert {task.result().status for task in done} == {429}
         for task in streams:
             task.cancel()
