@@ -14,7 +14,7 @@ from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, Top
 
 from truss_model.engine import sampling
 from truss_model.engine.generation import Generation
-from truss_model.engine.params import SamplingParams
+from truss_model.engine.params import COLDEST, SamplingParams
 from truss_model.engine.row import Row
 from truss_model.engine.sampling import Sampler
 
@@ -119,9 +119,13 @@ def test_draws_follow_the_distribution_of_transformers(
         assert abs(seen[token] - draws * float(shares[token])) <= deviation
 
 
-def test_temperature_scales() -> None:
-    cold = row(SamplingParams(temperature=0.01))
-    assert Sampler(EOS)(logits(), [cold]).tokens == [int(logits().argmax())]
+@pytest.mark.parametrize("temperature", [0.01, COLDEST, 1e-6, 1e-40, 6.7e-135])
+def test_the_colder_the_nearer_to_greedy(temperature: float) -> None:
+    cold = [row(SamplingParams(temperature=temperature, top_p=top_p)) for top_p in (1.0, 0.0)]
+    free, held = Sampler(EOS)(1000 * logits(2), cold).tokens, {33, 49}
+    assert free == (1000 * logits(2)).argmax(-1).tolist()
+    cold[0].constraint, cold[1].constraint = Fixed(held), Fixed(held)
+    assert set(Sampler(EOS)(1000 * logits(2), cold).tokens) <= held
 
 
 def test_greedy_rows_stay_exact_beside_sampling_rows_and_a_seed_draws_the_same_alone() -> None:

@@ -18,14 +18,17 @@ class TokenConstraint(Protocol):
         """Advance by a token that the last mask allowed."""
 
 
+COLDEST = 1e-5  # below, quotients leave float32's range, and long before nothing but the likeliest token is drawn
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """Sampling and stopping of every row of a request. Ranges are checked where the body is parsed, not here.
 
-    temperature 0 or top_k 1 is greedy. top_k 0 is off. Penalties are OpenAI's (presence, frequency: over generated
-    tokens) and HF's (repetition: over prompt and generated tokens). `top_logprobs` None: no logprobs; 0..20: the
-    chosen token's and so many alternatives, of the model's own distribution, before penalties, bias, temperature and
-    masks.
+    A temperature below COLDEST or top_k 1 is greedy. top_k 0 is off. Penalties are OpenAI's (presence, frequency: over
+    generated tokens) and HF's (repetition: over prompt and generated tokens). `top_logprobs` None: no logprobs; 0..20:
+    the chosen token's and so many alternatives, of the model's own distribution, before penalties, bias, temperature
+    and masks.
     """
 
     max_tokens: int = 16
@@ -45,4 +48,4 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0.0 or self.top_k == 1
+        return self.temperature < COLDEST or self.top_k == 1

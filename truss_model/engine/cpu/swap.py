@@ -50,4 +50,3 @@ def swap(library: ctypes.CDLL, model: PreTrainedModel, kv: PagedKV, weights: Wei
 
 def _head(model: PreTrainedModel) -> nn.Module:
     return cast(nn.Module, model.lm_head)
-
