@@ -39,7 +39,7 @@ demo: $(STAMP) ## the same, one conversation through the OpenAI client, then sto
 	@$(BIN)/python -m scripts.demo
 
 test: lint $(if $(shell command -v npm),$(NODE_EXAMPLE)) ## lint, types and all tests
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 $(NODE_EXAMPLE): examples/node/package.json examples/node/package-lock.json
 	@echo "-- installing the OpenAI client for Node.js"
