@@ -60,8 +60,9 @@ class Watch:
 # Package scope: Playwright's loop lives in this thread while it runs, and tests of other folders need their own.
 @pytest.fixture(scope="package")
 def browser() -> "Iterator[Browser]":
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=15_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser

@@ -1,7 +1,7 @@
 """Asking, streaming, stopping, and the branches of a conversation."""
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.actions import ask, behind, facts, finished, open_settings
 from tests.browser.scripted_truss import ScriptedTruss, text
@@ -41,6 +41,24 @@ def test_text_is_shown_as_it_streams(page: Page, truss: ScriptedTruss) -> None:
     gate.open()
     finished(answer)
     expect(answer.locator(".markdown")).to_have_text("First part. Second part.")
+
+
+def test_who_sends_before_the_models_are_known_is_answered(page: Page, truss: ScriptedTruss) -> None:
+    truss.answer("early", [text("Here.")])
+    expect(page.get_by_role("combobox", name="Model")).to_have_value("scripted")
+    page.evaluate("localStorage.clear()")
+    held: list[Route] = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    with page.expect_request("**/v1/models"):
+        page.reload()
+    field = page.get_by_role("textbox", name="Message")
+    field.fill("early")
+    page.keyboard.press("Enter")
+    expect(field).to_have_value("early")
+    held[0].continue_()
+    answer = finished(page.locator(".message.assistant"))
+    expect(answer.locator(".markdown")).to_have_text("Here.")
+    expect(field).to_have_value("")
 
 
 @pytest.mark.parametrize("way", ["button", "key"])

@@ -2,16 +2,18 @@
 export class Composer {
   #form;
   #field;
+  #page;
 
   /** `page` has send(text) => whether it went out, stop, editLast and preferences. */
   constructor(form, page) {
     this.#form = form;
     this.#field = form.querySelector("#prompt");
+    this.#page = page;
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      this.#send(page);
+      this.send();
     });
-    this.#field.addEventListener("keydown", (event) => this.#key(event, page));
+    this.#field.addEventListener("keydown", (event) => this.#key(event));
     this.#field.addEventListener("input", () => this.#fit());
     form.querySelector("#stop").addEventListener("click", () => page.stop());
     const flip = (change) => () => page.preferences.change(change);
@@ -30,6 +32,7 @@ export class Composer {
     );
     page.preferences.addEventListener("change", () => this.#pressed(page.preferences));
     this.#pressed(page.preferences);
+    this.#field.readOnly = false;
   }
 
   /** Shows Stop in place of Send while an answer is coming. */
@@ -46,20 +49,21 @@ export class Composer {
     this.#field.focus();
   }
 
-  #send(page) {
-    if (this.#field.value.trim() && page.send(this.#field.value)) {
+  /** Sends what stands in the field and empties it; a message the page does not take stays. */
+  send() {
+    if (this.#field.value.trim() && this.#page.send(this.#field.value)) {
       this.#field.value = "";
       this.#fit();
     }
   }
 
-  #key(event, page) {
+  #key(event) {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
       event.preventDefault();
-      this.#send(page);
+      this.send();
     } else if (event.key === "ArrowUp" && !this.#field.value) {
       event.preventDefault();
-      page.editLast();
+      this.#page.editLast();
     }
   }
 

@@ -23,6 +23,8 @@ class Page {
   preferences = new Preferences(localStorage);
   #api = new Api(document.baseURI, new Keys($("key")));
   #library;
+  #askingModels = false;
+  #sendWhenKnown = false;
 
   async start() {
     themeButton($("theme"), this.preferences);
@@ -103,7 +105,13 @@ class Page {
   // What the composer calls.
 
   send(text) {
-    return !this.chat.busy && this.#tried(() => this.chat.ask(text, this.preferences.settings));
+    if (this.chat.busy) return false;
+    const { settings } = this.preferences;
+    if (this.#askingModels && settings.some(({ model }) => !model)) {
+      this.#sendWhenKnown = true;
+      return false;
+    }
+    return this.#tried(() => this.chat.ask(text, settings));
   }
 
   stop() {
@@ -197,13 +205,21 @@ class Page {
     }
   }
 
+  // Who sends before the models are known has the message kept in the field; it goes out with the first of them.
   async #offerModels() {
+    this.#askingModels = true;
+    let known = false;
     try {
       this.models.offer(await this.#api.models());
       $("notice").replaceChildren();
+      known = true;
     } catch (error) {
       this.#notice(error, () => this.#offerModels());
     }
+    this.#askingModels = false;
+    const send = known && this.#sendWhenKnown;
+    this.#sendWhenKnown = false;
+    if (send) this.composer.send();
   }
 
   #notice(error, retry = null) {
