@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
 from truss_model.errors import RequestError
+from truss_model.tools import NAME_RULE, is_function_name
 from truss_model.unicode import check_unicode
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -136,7 +137,10 @@ def _calls(item: Mapping[str, Any], path: str, index: int) -> tuple[Call, ...]:
 def _call(raw: object, path: str, call_id: str) -> Call:
     if not isinstance(raw, Mapping):
         _wrong_type(path, "an object", raw)
-    return Call(call_id, _string(raw, "name", path), _string(raw, "arguments", path))
+    name = _string(raw, "name", path)
+    if not is_function_name(name):
+        _refuse(f"{path}.name", NAME_RULE)
+    return Call(call_id, name, _string(raw, "arguments", path))
 
 
 def _parts(item: Mapping[str, Any], path: str, *, may_be_null: bool) -> tuple[str, ...]:

@@ -11,6 +11,11 @@ from truss_model.unicode import check_unicode
 
 MAX_TOOLS = 128
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+NAME_RULE = "expected 1 to 64 of the characters a-z, A-Z, 0-9, '_' and '-'"
+
+
+def is_function_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +127,8 @@ def _tool(item: object, tool_path: str) -> FunctionTool:
     if not isinstance(function, Mapping):
         _refuse(path, "expected an object")
     name = function.get("name")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        _refuse(f"{path}.name", "expected 1 to 64 of the characters a-z, A-Z, 0-9, '_' and '-'")
+    if not isinstance(name, str) or not is_function_name(name):
+        _refuse(f"{path}.name", NAME_RULE)
     description = function.get("description")
     if description is not None:
         if not isinstance(description, str):

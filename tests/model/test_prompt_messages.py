@@ -109,6 +109,14 @@ def test_results_get_their_calls_id_and_name() -> None:
             "messages[0].function_call.name",
             "missing_required_parameter",
         ),
+        *(
+            (
+                [{"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": name, "arguments": "{}"}}]}],
+                "messages[0].tool_calls[0].function.name",
+                "invalid_value",
+            )
+            for name in ("", "[TOOL_CALLS]", "<|im_end|>", "a b", "f" * 65)
+        ),
         ([{"role": "tool", "content": "y"}], "messages[0].tool_call_id", "missing_required_parameter"),
         ([USER, RESULT], "messages[1].tool_call_id", "invalid_value"),
         ([CALLS, RESULT, RESULT], "messages[2].tool_call_id", "invalid_value"),
