@@ -94,25 +94,33 @@ def streams(bench: Bench) -> dict[str, Any]:
 
 def paced(bench: Bench) -> dict[str, Any]:
     """64 streams, one chunk in 20 ms each: what a chunk loses on its way."""
-    done = bench.medians({"64 x 20 ms": load(connections=64, seconds=0.5, chunks=200, pace=20)})
-    return {"figures": done, **added_delay("64 streams, one chunk in 20 ms", done["64 x 20 ms"])}
+    return on_the_way(bench, connections=64, chunks=200, pace=20)
 
 
 def slow(bench: Bench) -> dict[str, Any]:
     """512 streams, one chunk in 200 ms each. LiteLLM is left out: it cannot keep up with 64."""
-    names = ("direct", "nginx", "ours")
-    done = bench.medians({"512 x 200 ms": load(connections=512, seconds=0.5, chunks=25, pace=200)}, names)
-    return {"figures": done, **added_delay("512 streams, one chunk in 200 ms", done["512 x 200 ms"])}
+    return on_the_way(bench, ("direct", "nginx", "ours"), connections=512, chunks=25, pace=200)
 
 
-def added_delay(title: str, done: Mapping[str, Figures]) -> dict[str, Any]:
+def on_the_way(bench: Bench, names: Sequence[str] | None = None, **streams: Any) -> dict[str, Any]:
+    """Begun one after another within a second, and all at once: then every chunk is due in the same millisecond."""
+    title = f"{streams['connections']} streams, one chunk in {streams['pace']} ms, begun "
+    loads = {
+        title + "in a second": load(seconds=1.5, spread=1.0, **streams),
+        title + "at once": load(seconds=0.5, **streams),
+    }
+    done = bench.medians(loads, names)
+    return {"figures": done, "added_ms": {name: added_delay(name, found) for name, found in done.items()}}
+
+
+def added_delay(title: str, done: Mapping[str, Figures]) -> dict[str, Figures]:
     """Against the median of the direct way: the difference of two high quantiles would hide what is added."""
     direct = done["direct"]["chunk_p50_ms"]
     keys = ("chunk_p50_ms", "chunk_p95_ms", "chunk_p99_ms")
     added = {name: {key: found[key] - direct for key in keys} for name, found in done.items()}
     rows = [[name, *(added[name][key] for key in keys), done[name]["chunks"], done[name]["requests"]] for name in done]
     table(f"{title}: added to each chunk, ms", ("service", "p50", "p95", "p99", "chunks", "whole streams"), rows)
-    return {"added_ms": added}
+    return added
 
 
 def growth(bench: Bench, requests_sent: int = 50_000, streams_sent: int = 5_000) -> dict[str, Any]:

@@ -26,7 +26,8 @@ LATE_ANSWERS, LATE_STREAMS = 0.5, 3.0  # seconds after which what has not come i
 @dataclass(frozen=True, slots=True)
 class Load:
     """Closed loop: a connection sends its next request when it has the answer, until `requests` are sent or
-    `seconds` are over. `chunks` 0: plain JSON answers. `pace`: milliseconds between the chunks of a stream."""
+    `seconds` are over. `chunks` 0: plain JSON answers. `pace`: milliseconds between the chunks of a stream.
+    `spread`: seconds over which the connections begin, as independent clients do; 0: all at once."""
 
     port: int
     path: str
@@ -36,6 +37,7 @@ class Load:
     requests: int | None = None
     chunks: int = 0
     pace: int = 0
+    spread: float = 0.0
     key: str = "none"
 
     def request(self) -> bytes:
@@ -191,8 +193,9 @@ async def run(load: Load) -> dict[str, float]:
         for _ in range(load.connections)
     ]
     tally.began = time.monotonic()
-    for connection in made:
-        connection.go(tally.began + load.seconds)
+    for number, connection in enumerate(made):
+        until = tally.began + load.seconds
+        loop.call_later(load.spread * number / load.connections, connection.go, until)
     grace = load.seconds + (LATE_STREAMS + load.chunks * load.pace / 1000 if load.pace else LATE_ANSWERS)
     _, pending = await asyncio.wait([connection.closed for connection in made], timeout=grace)
     for connection in made:
