@@ -1,0 +1,148 @@
+"""A process ends under streams: when each caller knows, what it is told, and how long until the next answer.
+
+`python -m benchmarks.recovery [--rounds 3] [--streams 8]`
+"""
+
+import argparse
+import asyncio
+import signal
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import ClientError
+
+from benchmarks.client import ChatClient, RequestFailed
+from benchmarks.report import Report, say, table
+from benchmarks.targets import READY_SECONDS, REPOSITORY
+from scripts.assemble import Image, assemble
+from scripts.process import ServerProcess, free_port
+from scripts.serve import exit_on_signals
+from scripts.stack import start_adapter, start_truss, truss_url, wait_adapter, wait_truss
+
+MODEL = "demo"
+LONG, DRAINED = 2000, 100  # tokens: more than are made before the signal, and few enough to be finished after it
+PROMPT = [{"role": "user", "content": "Tell me a long story."}]
+UNDER_WAY = 1.0  # seconds for the streams to begin
+EXIT_SECONDS = 60.0
+COLUMNS = ("what ends", "streams", "whole", "told", "told p50 ms", "told last ms", "exit s", "answers again s")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`tokens`: what each stream asks for."""
+
+    process: str
+    number: signal.Signals
+    tokens: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.process}, {self.number.name}"
+
+
+CASES = tuple(
+    Case(process, number, tokens)
+    for number, tokens in ((signal.SIGKILL, LONG), (signal.SIGTERM, DRAINED))
+    for process in ("Truss", "adapter")
+)
+
+
+class Stack:
+    """The demo model behind a Truss and an adapter, each of which can be started again at its port."""
+
+    def __init__(self, image: Image, run_dir: Path, exits: ExitStack) -> None:
+        self._image, self._run_dir, self._exits = image, run_dir, exits
+        self._ports = {"Truss": free_port(), "adapter": free_port()}
+        self.processes: dict[str, ServerProcess] = {}
+        for name in self._ports:
+            self.start(name)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._ports['adapter']}"
+
+    def start(self, name: str) -> None:
+        """Returns when it is ready."""
+        port = self._ports[name]
+        if name == "Truss":
+            environment = {"TRUSS_MODEL_ID": MODEL}
+            process = start_truss(self._image, port, self._run_dir, environment=environment)
+            self.processes[name] = self._exits.enter_context(process)
+            wait_truss(process, port, READY_SECONDS)
+        else:
+            settings = {"models": {MODEL: {"url": truss_url(self._ports["Truss"])}}, "observe": {"access_log": "off"}}
+            process = start_adapter(settings, port, self._run_dir)
+            self.processes[name] = self._exits.enter_context(process)
+            wait_adapter(process, port)
+
+
+async def measure(stack: Stack, case: Case, streams: int) -> dict[str, float]:
+    """One signal under `streams` streams; the process is started again when the last of them has ended."""
+    process = stack.processes[case.process]
+    async with ChatClient(stack.url, MODEL, forced=True) as client:
+
+        async def stream() -> tuple[bool, float]:
+            try:
+                await client.ask(PROMPT, case.tokens)
+            except (RequestFailed, ClientError):
+                return False, time.perf_counter()
+            return True, time.perf_counter()
+
+        asked = [asyncio.create_task(stream()) for _ in range(streams)]
+        await asyncio.sleep(UNDER_WAY)
+        at = time.perf_counter()
+        process.signal(case.number)
+        ended = await asyncio.gather(*asked)
+        await asyncio.to_thread(process.wait, EXIT_SECONDS)
+        exited = time.perf_counter()
+        process.stop()
+        restarted = time.perf_counter()
+        await asyncio.to_thread(stack.start, case.process)
+        await client.ask(PROMPT, 1)
+        told = [when - at for whole, when in ended if not whole]
+        return {
+            "whole": sum(whole for whole, _ in ended),
+            "told": len(told),
+            "told_p50_ms": statistics.median(told) * 1e3 if told else 0.0,
+            "told_last_ms": max(told, default=0.0) * 1e3,
+            "exit_s": exited - at,
+            "answers_again_s": time.perf_counter() - restarted,
+        }
+
+
+def medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+
+
+async def run(options: argparse.Namespace, stack: Stack) -> dict[str, dict[str, float]]:
+    done: dict[str, list[dict[str, float]]] = {case.name: [] for case in CASES}
+    for number in range(options.rounds):
+        for case in CASES:
+            say(f"round {number + 1} of {options.rounds}: {case.name}")
+            done[case.name].append(await measure(stack, case, options.streams))
+    return {name: medians(rounds) for name, rounds in done.items()}
+
+
+def main() -> None:
+    exit_on_signals()  # and so stop what was started
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--streams", type=int, default=8)
+    options = parser.parse_args()
+    run_dir = REPOSITORY / ".cache" / "bench"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as exits:
+        stack = Stack(assemble(REPOSITORY, run_dir / "image"), run_dir, exits)
+        found: dict[str, Any] = asyncio.run(run(options, stack))
+    rows = [[name, options.streams, *one.values()] for name, one in found.items()]
+    table("A process ends under streams, and is started again", COLUMNS, rows)
+    Report("recovery").add("recovery", {**vars(options), "result": found})
+
+
+if __name__ == "__main__":
+    main()
