@@ -7,6 +7,7 @@
 import argparse
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -59,7 +60,10 @@ def cases(rows: int, queue: int) -> list[Case]:
 
 @contextmanager
 def truss(run_dir: Path, rows: int, queue: int) -> Iterator[str]:
-    """The predict URL of the real server, with limits that are reached soon."""
+    """The predict URL of the real server, with limits that are reached soon.
+
+    It gets half of the cores, what asks and refuses the others: a model on a GPU does not share its processor either.
+    """
     image, port = assemble(REPOSITORY, run_dir / "image"), free_port()
     environment = {
         "TRUSS_MODEL_ID": MODEL,
@@ -67,7 +71,11 @@ def truss(run_dir: Path, rows: int, queue: int) -> Iterator[str]:
         "TRUSS_MODEL_ENGINE_MAX_QUEUE": str(queue),
         "TRUSS_MODEL_ENGINE_MAX_QUEUE_SECONDS": str(QUEUE_SECONDS),
     }
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
+    os.sched_setaffinity(0, cores[:half] or cores)  # which processes that are started inherit
     with start_truss(image, port, run_dir, environment=environment) as server:
+        os.sched_setaffinity(0, cores[half:])
         wait_truss(server, port, READY_SECONDS)
         yield truss_url(port)
 
