@@ -1,6 +1,7 @@
 """`bridge-adapter serve` and `bridge-adapter check FILE`."""
 
 import argparse
+import gc
 import logging
 import os
 import socket
@@ -91,6 +92,7 @@ def _run(
     reread: Callable[[], Settings],
 ) -> None:
     if settings.server.workers == 1:
+        gc.disable()  # importing makes no garbage worth a tenth of the start; the server turns it on again
         from bridge_adapter.serving import BridgeServer
 
         BridgeServer(settings, reread).run(sockets=[listener])

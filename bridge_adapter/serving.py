@@ -52,6 +52,7 @@ class BridgeServer(uvicorn.Server):
         # What was made to start lives as long as the process: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
+        gc.enable()
         # Few and small collections keep the tail short; who leaves and who is refused does leave cycles behind.
         gc.set_threshold(20_000, 5, 5)
 
