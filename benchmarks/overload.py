@@ -7,7 +7,6 @@
 import argparse
 import itertools
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cores import children_on, split
 from benchmarks.figures import quantile
 from benchmarks.open_loop import Offer, Outcome
 from benchmarks.report import Report, say, table
@@ -60,10 +60,7 @@ def cases(rows: int, queue: int) -> list[Case]:
 
 @contextmanager
 def truss(run_dir: Path, rows: int, queue: int) -> Iterator[str]:
-    """The predict URL of the real server, with limits that are reached soon.
-
-    It gets half of the cores, what asks and refuses the others: a model on a GPU does not share its processor either.
-    """
+    """The predict URL of the real server, with limits that are reached soon."""
     image, port = assemble(REPOSITORY, run_dir / "image"), free_port()
     environment = {
         "TRUSS_MODEL_ID": MODEL,
@@ -71,11 +68,10 @@ def truss(run_dir: Path, rows: int, queue: int) -> Iterator[str]:
         "TRUSS_MODEL_ENGINE_MAX_QUEUE": str(queue),
         "TRUSS_MODEL_ENGINE_MAX_QUEUE_SECONDS": str(QUEUE_SECONDS),
     }
-    cores = sorted(os.sched_getaffinity(0))
-    half = len(cores) // 2
-    os.sched_setaffinity(0, cores[:half] or cores)  # which processes that are started inherit
-    with start_truss(image, port, run_dir, environment=environment) as server:
-        os.sched_setaffinity(0, cores[half:])
+    measured, others = split()
+    with children_on(measured):
+        server = start_truss(image, port, run_dir, environment=environment)
+    with server, children_on(others):
         wait_truss(server, port, READY_SECONDS)
         yield truss_url(port)
 
