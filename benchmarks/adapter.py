@@ -1,5 +1,4 @@
 """What the adapter costs: ours, LiteLLM's proxy and bare nginx before an upstream with no think time, interleaved.
-Each is one worker with cores of its own; the upstream and the load have the others.
 
 `python -m benchmarks.adapter [--quick] [--rounds 3] [--only requests,streams,paced,slow,growth,starts]`
 """
@@ -16,7 +15,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cores import children_on, split
 from benchmarks.http_load import Load
 from benchmarks.plot import bar_plot
 from benchmarks.proxies import CHAT, MODEL, Proxy, Starter, installed, litellm, mock_upstream, nginx, ours
@@ -64,8 +62,7 @@ def apply(load: Load, proxy: Proxy) -> Figures:
     told = dataclasses.asdict(dataclasses.replace(load, port=proxy.port, key=proxy.key))
     command = [sys.executable, "-m", "benchmarks.http_load", json.dumps(told)]
     limit = load.seconds + load.chunks * load.pace / 1000 + 60
-    with children_on(split()[1]):
-        done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, timeout=limit, check=True)
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, timeout=limit, check=True)
     found: Figures = json.loads(done.stdout)
     return found
 
@@ -204,17 +201,14 @@ def plot(report: Report) -> None:
 def run(options: argparse.Namespace, run_dir: Path) -> None:
     report = Report("adapter", options.out)
     with ExitStack() as stack:
-        measured, others = split()
-        with children_on(others):
-            upstream = stack.enter_context(mock_upstream(run_dir))
+        upstream = stack.enter_context(mock_upstream(run_dir))
         if "starts" in options.only:
             report.add("starts", starts(run_dir, upstream, options.rounds))
         rest = [part for part in options.only if part != "starts"]
         if not rest:
             return
         names = there(run_dir) if options.quick else STARTERS if rest != ["growth"] else ("ours",)
-        with children_on(measured):
-            running = [stack.enter_context(STARTERS[name](run_dir, upstream.port)) for name in names]
+        running = [stack.enter_context(STARTERS[name](run_dir, upstream.port)) for name in names]
         bench = Bench([upstream, *running], options.rounds, 1.0 if options.quick else 2.5)
         for part in rest:
             report.add(part, measure(part, bench, quick=options.quick))
