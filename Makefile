@@ -1,7 +1,7 @@
 # Works on a machine with make and Python 3.11 or 3.12 and nothing else: every target makes the environment it needs.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve demo test lint check audit bench soak clean
+.PHONY: help install serve demo test pytest lint check audit bench soak clean
 
 VENV    ?= .venv
 PYTHON  ?=
@@ -38,7 +38,10 @@ serve: $(STAMP) ## the Truss server and the adapter, until Ctrl-C  [MODEL=hub-id
 demo: $(STAMP) ## the same, one conversation through the OpenAI client, then stop
 	@$(BIN)/python -m scripts.demo
 
-test: lint $(if $(shell command -v npm),$(NODE_EXAMPLE)) ## lint, types and all tests
+test: $(STAMP) $(if $(shell command -v npm),$(NODE_EXAMPLE)) ## lint, types and all tests
+	@$(MAKE) --no-print-directory --jobs 2 lint pytest
+
+pytest: $(STAMP)
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 $(NODE_EXAMPLE): examples/node/package.json examples/node/package-lock.json
@@ -49,7 +52,6 @@ $(NODE_EXAMPLE): examples/node/package.json examples/node/package-lock.json
 lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/mypy -p scripts -p benchmarks
 
 check: lint ## lint, types, and the example settings as the adapter reads them
 	@BASETEN_API_KEY=example $(BIN)/bridge-adapter check deploy/settings.example.yaml

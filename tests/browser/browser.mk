@@ -16,4 +16,4 @@ $(NODE_STAMP): tests/browser/package.json tests/browser/package-lock.json
 
 test-browser: $(BROWSER_STAMP) $(NODE_STAMP) ## the page's tests in a headless Chromium
 	@tests/browser/find-chromium
-	@$(BIN)/python -m pytest -m browser tests/browser
+	@$(BIN)/python -m pytest -m browser tests/browser --numprocesses 2 --dist loadfile
