@@ -7,8 +7,7 @@ VENV    ?= .venv
 PYTHON  ?=
 MINUTES ?= 30
 BIN     := $(VENV)/bin
-# Compiling every module of every package takes longer than installing it; what is imported is compiled then.
-PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
+PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 STAMP   := $(VENV)/.installed
 
 NODE_EXAMPLE := examples/node/node_modules/.package-lock.json
