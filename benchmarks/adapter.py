@@ -15,10 +15,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import medians
 from benchmarks.http_load import Load
 from benchmarks.plot import bar_plot
 from benchmarks.proxies import CHAT, MODEL, Proxy, Starter, installed, litellm, mock_upstream, nginx, ours
-from benchmarks.report import RESULTS, Report, say, table
+from benchmarks.report import RESULTS, Report, run_folder, say, table
 from scripts.serve import exit_on_signals
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -49,11 +50,7 @@ class Bench:
                 for name, load in loads.items():
                     done[name].setdefault(proxy.name, []).append(apply(load, proxy))
         return {
-            name: {
-                service: {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
-                for service, rounds in services.items()
-            }
-            for name, services in done.items()
+            name: {service: medians(rounds) for service, rounds in services.items()} for name, services in done.items()
         }
 
 
@@ -244,8 +241,7 @@ def main() -> None:
     options.only = options.only or (("requests", "streams", "paced") if options.quick else PARTS)
     if unknown := set(options.only) - set(PARTS):
         parser.error(f"unknown part {', '.join(sorted(unknown))}")
-    run_dir = REPOSITORY / ".cache" / "bench"
-    run_dir.mkdir(parents=True, exist_ok=True)
+    run_dir = run_folder()
     options.out = options.out or (run_dir if options.quick else RESULTS)
     began = time.monotonic()
     run(options, run_dir)

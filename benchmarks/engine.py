@@ -17,8 +17,8 @@ from benchmarks.demo_engine import demo_weights
 from benchmarks.in_process import InProcess, in_process
 from benchmarks.load import Case, connected
 from benchmarks.plot import bar_plot
-from benchmarks.report import RESULTS, Report, say, table
-from benchmarks.targets import REPOSITORY, Target, llama_cpp, naive_threads, ours, transformers_serve
+from benchmarks.report import RESULTS, Report, run_folder, say, table
+from benchmarks.targets import Target, llama_cpp, naive_threads, ours, transformers_serve
 from benchmarks.throughput import Rounds, Runner, best_rival, print_tables, ratios, run_rounds
 from scripts.serve import exit_on_signals
 
@@ -171,8 +171,7 @@ def main() -> None:
     options.only = options.only or (("throughput", "prefix") if options.quick else DEFAULT_PARTS)
     if unknown := set(options.only) - set(PARTS):
         parser.error(f"unknown part {', '.join(sorted(unknown))}")
-    run_dir = REPOSITORY / ".cache" / "bench"
-    run_dir.mkdir(parents=True, exist_ok=True)
+    run_dir = run_folder()
     options.out = options.out or (run_dir if options.quick else RESULTS)
     with ExitStack() as stack:
         asyncio.run(run(options, Servers(run_dir, stack)))

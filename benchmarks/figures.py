@@ -1,7 +1,7 @@
 """Answers of a load -> the figures of a table's row. Pure arithmetic."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from benchmarks.client import Answer
@@ -53,3 +53,8 @@ def median_figures(rounds: Sequence[Figures]) -> Figures:
     """Field by field."""
     values = {f.name: statistics.median(getattr(one, f.name) for one in rounds) for f in fields(Figures)}
     return Figures(**values)
+
+
+def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of rounds with the same figures, figure by figure."""
+    return {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}

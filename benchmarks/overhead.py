@@ -21,8 +21,8 @@ from benchmarks.figures import quantile
 from benchmarks.load import closed_loop, connected
 from benchmarks.process_tree import ProcessTree
 from benchmarks.prompts import question
-from benchmarks.report import Report, say, table
-from benchmarks.targets import REPOSITORY, ours
+from benchmarks.report import Report, run_folder, say, table
+from benchmarks.targets import ours
 from scripts.serve import exit_on_signals
 from truss_model.service import Service
 from truss_model.settings import ServingSettings
@@ -111,8 +111,7 @@ async def through_service(demo: DemoEngine, clock: ForwardClock, rows: int, toke
 
 async def through_http(rows: int, tokens: int) -> Layer:
     """The real Truss server and the adapter. Its forwards are timed by nobody: the engine's own stand for them."""
-    run_dir = REPOSITORY / ".cache" / "bench"
-    run_dir.mkdir(parents=True, exist_ok=True)
+    run_dir = run_folder()
     with ours(run_dir) as target:
         truss, adapter = (ProcessTree([server.pid]) for server in target.servers)
         async with connected(target.url, target.model, forced=True) as client:

@@ -7,7 +7,6 @@
 import argparse
 import itertools
 import json
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cores import children_on, split
-from benchmarks.figures import quantile
+from benchmarks.figures import medians, quantile
 from benchmarks.open_loop import Offer, Outcome
-from benchmarks.report import Report, say, table
+from benchmarks.report import Report, run_folder, say, table
 from benchmarks.targets import READY_SECONDS, REPOSITORY
 from scripts.assemble import assemble
 from scripts.process import free_port
@@ -127,8 +126,7 @@ def result(outcomes: Sequence[Outcome], offer: Offer, capacity: float) -> dict[s
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    run_dir = REPOSITORY / ".cache" / "bench"
-    run_dir.mkdir(parents=True, exist_ok=True)
+    run_dir = run_folder()
     found: dict[str, list[dict[str, float]]] = {}
     nonces = itertools.count(step=10)
     with truss(run_dir, options.rows, options.queue) as url:
@@ -142,7 +140,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def _together(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
     """Medians, and of what is a maximum the greatest."""
-    return {key: (max if "_max_" in key else statistics.median)(one[key] for one in rounds) for key in rounds[0]}
+    return medians(rounds) | {key: max(one[key] for one in rounds) for key in rounds[0] if "_max_" in key}
 
 
 def _measure_case(options: argparse.Namespace, port: int, nonce: int) -> dict[str, float]:
@@ -174,6 +172,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     found = measure(options)
+    results = {name: held["result"] for name, held in found.items()}
     rows = [
         [
             name,
@@ -188,7 +187,7 @@ def main() -> None:
             one["refusal_max_ms"],
             one["ttft_p95_s"],
         ]
-        for name, one in ((name, held["result"]) for name, held in found.items())
+        for name, one in results.items()
     ]
     table(f"{options.times:g} times the capacity of {options.rows} rows, queue of {options.queue}", COLUMNS, rows)
     Report("overload").add("overload", {**vars(options), "refused_by": found})

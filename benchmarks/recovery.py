@@ -8,7 +8,6 @@ import asyncio
 import signal
 import statistics
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 from aiohttp import ClientError
 
 from benchmarks.client import ChatClient, RequestFailed
-from benchmarks.report import Report, say, table
+from benchmarks.figures import medians
+from benchmarks.report import Report, run_folder, say, table
 from benchmarks.targets import READY_SECONDS, REPOSITORY
 from scripts.assemble import Image, assemble
 from scripts.process import ServerProcess, free_port
@@ -115,10 +115,6 @@ async def measure(stack: Stack, case: Case, streams: int) -> dict[str, float]:
         }
 
 
-def medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
-
-
 async def run(options: argparse.Namespace, stack: Stack) -> dict[str, dict[str, float]]:
     done: dict[str, list[dict[str, float]]] = {case.name: [] for case in CASES}
     for number in range(options.rounds):
@@ -134,8 +130,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--streams", type=int, default=8)
     options = parser.parse_args()
-    run_dir = REPOSITORY / ".cache" / "bench"
-    run_dir.mkdir(parents=True, exist_ok=True)
+    run_dir = run_folder()
     with ExitStack() as exits:
         stack = Stack(assemble(REPOSITORY, run_dir / "image"), run_dir, exits)
         found: dict[str, Any] = asyncio.run(run(options, stack))

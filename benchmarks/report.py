@@ -1,4 +1,4 @@
-"""Tables on the terminal, JSON under benchmarks/results/, with what the machine is. Measures nothing."""
+"""Tables on the terminal, JSON under benchmarks/results/, what the machine is, a folder to run in. Measures nothing."""
 
 import json
 import os
@@ -25,6 +25,13 @@ class Report:
         when = {"measured": time.strftime("%Y-%m-%d %H:%M"), "load_average": round(os.getloadavg()[0], 2)}
         self.parts[part] = {**when, "machine": machine(), "command": _command(), **result}
         self.path.write_text(json.dumps({"parts": _tidy(self.parts)}, indent=1) + "\n")
+
+
+def run_folder() -> Path:
+    """Where what is measured leaves its logs and what was installed for it; kept from run to run."""
+    folder = RESULTS.parent.parent / ".cache" / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -208,18 +208,18 @@ class Page {
   // Who sends before the models are known has the message kept in the field; it goes out with the first of them.
   async #offerModels() {
     this.#askingModels = true;
-    let known = false;
     try {
       this.models.offer(await this.#api.models());
       $("notice").replaceChildren();
-      known = true;
     } catch (error) {
+      this.#sendWhenKnown = false;
       this.#notice(error, () => this.#offerModels());
     }
     this.#askingModels = false;
-    const send = known && this.#sendWhenKnown;
-    this.#sendWhenKnown = false;
-    if (send) this.composer.send();
+    if (this.#sendWhenKnown) {
+      this.#sendWhenKnown = false;
+      this.composer.send();
+    }
   }
 
   #notice(error, retry = null) {
