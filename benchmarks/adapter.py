@@ -1,11 +1,12 @@
 """What the adapter costs: ours, LiteLLM's proxy and bare nginx before an upstream with no think time, interleaved.
 
-`python -m benchmarks.adapter [--quick] [--rounds 3] [--only requests,streams,paced,slow,growth,starts]`
+`python -m benchmarks.adapter [--quick] [--rounds 3] [--only starts,workers,requests,streams,paced,slow,growth]`
 """
 
 import argparse
 import dataclasses
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -23,10 +24,11 @@ from benchmarks.report import RESULTS, Report, run_folder, say, table
 from scripts.serve import exit_on_signals
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PARTS = ("starts", "requests", "streams", "paced", "slow", "growth")
+PARTS = ("starts", "workers", "requests", "streams", "paced", "slow", "growth")
 STARTERS: dict[str, Starter] = {"nginx": nginx, "LiteLLM": litellm, "ours": ours}
 CONNECTIONS = (1, 16, 64)
 CHUNKS = 100
+JSON_FIGURES = ("requests_per_second", "latency_p50_ms", "latency_p99_ms", "failures")
 Figures = dict[str, float]
 
 
@@ -72,8 +74,7 @@ def requests(bench: Bench) -> dict[str, Any]:
     """JSON answers."""
     loads = {f"{count} connections": load(connections=count, seconds=bench.seconds) for count in CONNECTIONS}
     done = bench.medians(loads)
-    keys = ("requests_per_second", "latency_p50_ms", "latency_p99_ms", "failures")
-    print_services("JSON requests", done, keys)
+    print_services("JSON requests", done, JSON_FIGURES)
     return {"figures": done, "ratios": ratios(done, "requests_per_second")}
 
 
@@ -149,7 +150,7 @@ def starts(run_dir: Path, upstream: Proxy, rounds: int) -> dict[str, Any]:
     for name, start in STARTERS.items():
         seconds, memory = [], []
         for _ in range(1 if name == "LiteLLM" else rounds):
-            with start(run_dir, upstream.port) as proxy:
+            with start(run_dir, upstream.port, 1) as proxy:
                 seconds.append(proxy.start_seconds)
                 time.sleep(1)
                 memory.append(proxy.tree.rss_mb())
@@ -157,6 +158,19 @@ def starts(run_dir: Path, upstream: Proxy, rounds: int) -> dict[str, Any]:
     rows = [[name, *found.values()] for name, found in done.items()]
     table("Start", ("service", "seconds", "RSS idle MB"), rows)
     return {"figures": done}
+
+
+def workers(run_dir: Path, upstream: Proxy, rounds: int) -> dict[str, Any]:
+    """JSON answers of services with a worker for each core, as they are run where one is not enough."""
+    count = os.cpu_count() or 1
+    with ExitStack() as stack:
+        running = [stack.enter_context(start(run_dir, upstream.port, count)) for start in STARTERS.values()]
+        for proxy in running:  # a service answers as soon as its first worker does
+            apply(load(connections=16, seconds=5), proxy)
+        bench = Bench([upstream, *running], rounds, 2.5)
+        done = bench.medians({f"16 connections, {count} workers": load(connections=16, seconds=bench.seconds)})
+    print_services("JSON requests", done, JSON_FIGURES)
+    return {"figures": done, "ratios": ratios(done, "requests_per_second")}
 
 
 def ratios(done: Mapping[str, Mapping[str, Figures]], key: str) -> dict[str, dict[str, float]]:
@@ -195,17 +209,21 @@ def plot(report: Report) -> None:
     bar_plot(panels, labels, report.path.with_suffix(".png"), title="Before a mock upstream on one machine", log=True)
 
 
+ALONE = {"starts": starts, "workers": workers}  # these start their own services
+
+
 def run(options: argparse.Namespace, run_dir: Path) -> None:
     report = Report("adapter", options.out)
     with ExitStack() as stack:
         upstream = stack.enter_context(mock_upstream(run_dir))
-        if "starts" in options.only:
-            report.add("starts", starts(run_dir, upstream, options.rounds))
-        rest = [part for part in options.only if part != "starts"]
+        for part, run_it in ALONE.items():
+            if part in options.only:
+                report.add(part, run_it(run_dir, upstream, options.rounds))
+        rest = [part for part in options.only if part not in ALONE]
         if not rest:
             return
         names = there(run_dir) if options.quick else STARTERS if rest != ["growth"] else ("ours",)
-        running = [stack.enter_context(STARTERS[name](run_dir, upstream.port)) for name in names]
+        running = [stack.enter_context(STARTERS[name](run_dir, upstream.port, 1)) for name in names]
         bench = Bench([upstream, *running], options.rounds, 1.0 if options.quick else 2.5)
         for part in rest:
             report.add(part, measure(part, bench, quick=options.quick))

@@ -41,24 +41,24 @@ class Proxy:
         return ProcessTree([self.server.pid])
 
 
-Starter = Callable[[Path, int], AbstractContextManager[Proxy]]
+Starter = Callable[[Path, int, int], AbstractContextManager[Proxy]]  # run folder, the upstream's port, workers
 
 
 @contextmanager
-def ours(run_dir: Path, upstream: int) -> Iterator[Proxy]:
+def ours(run_dir: Path, upstream: int, workers: int = 1) -> Iterator[Proxy]:
     """Speaks the predict contract to the upstream, ChatCompletions to the client. Defaults, but for the access log,
     which the others write none of either."""
     port = free_port()
     url = f"http://127.0.0.1:{upstream}/v1/models/model:predict"
-    settings = {"models": {MODEL: {"url": url}}, "observe": {"access_log": "off"}}
+    settings = {"models": {MODEL: {"url": url}}, "observe": {"access_log": "off"}, "server": {"workers": workers}}
     began = time.perf_counter()
     with start_adapter(settings, port, run_dir) as server:
         yield Proxy("ours", port, server, _wait(server, f"http://127.0.0.1:{port}/health/ready", began))
 
 
 @contextmanager
-def nginx(run_dir: Path, upstream: int) -> Iterator[Proxy]:
-    """One worker, no buffering, no log: bytes in, bytes out."""
+def nginx(run_dir: Path, upstream: int, workers: int = 1) -> Iterator[Proxy]:
+    """No buffering, no log: bytes in, bytes out."""
     port = free_port()
     program = _nginx_program()
     if program is None:
@@ -69,7 +69,7 @@ def nginx(run_dir: Path, upstream: int) -> Iterator[Proxy]:
         f"{kind}_temp_path {folder}/{kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     (folder / "nginx.conf").write_text(
-        f"daemon off; worker_processes 1; pid {folder}/pid; error_log stderr error;\n"
+        f"daemon off; worker_processes {workers}; pid {folder}/pid; error_log stderr error;\n"
         "events { worker_connections 4096; }\n"
         f"http {{ access_log off; {paths} keepalive_requests 1000000;\n"
         f"  upstream mock {{ server 127.0.0.1:{upstream}; keepalive 1024; keepalive_requests 1000000; }}\n"
@@ -83,7 +83,7 @@ def nginx(run_dir: Path, upstream: int) -> Iterator[Proxy]:
 
 
 @contextmanager
-def litellm(run_dir: Path, upstream: int) -> Iterator[Proxy]:
+def litellm(run_dir: Path, upstream: int, workers: int = 1) -> Iterator[Proxy]:
     """In an environment of its own, made at the first run; no telemetry and no download of prices."""
     port = free_port()
     program = _litellm_program(run_dir)
@@ -108,7 +108,7 @@ def litellm(run_dir: Path, upstream: int) -> Iterator[Proxy]:
         "--port",
         str(port),
         "--num_workers",
-        "1",
+        str(workers),
     ]
     began = time.perf_counter()
     with _started("litellm", command, run_dir, environment) as server:
