@@ -49,23 +49,23 @@ def serving(environment: Mapping[str, str] = os.environ) -> Iterator[Running]:
     run_dir = REPOSITORY / ".cache" / f"serve-{port}"
     say(f"assembling the image's folder from config.yaml in {run_dir}")
     image = assemble(REPOSITORY, run_dir / "image")
-    say("starting the Truss server and loading the model")
-    with start_truss(
-        image, truss_port, run_dir, environment=model_variables(environment), echo=prefixed("truss")
-    ) as truss:
+    settings = {
+        "models": {MODEL_NAME: {"url": truss_url(truss_port), "aliases": [PATH_ID]}},
+        "observe": {"access_log": "text"},
+    }
+    say("starting the Truss server, which loads the model, and the adapter")
+    truss_variables = model_variables(environment)
+    with (
+        start_truss(image, truss_port, run_dir, environment=truss_variables, echo=prefixed("truss")) as truss,
+        start_adapter(settings, port, run_dir, echo=prefixed("adapter")) as adapter,
+    ):
+        wait_adapter(adapter, port)
         wait_truss(truss, truss_port, LOAD_SECONDS)
         truss.quiet()
-        settings = {
-            "models": {MODEL_NAME: {"url": truss_url(truss_port), "aliases": [PATH_ID]}},
-            "observe": {"access_log": "text"},
-        }
-        say("starting the adapter")
-        with start_adapter(settings, port, run_dir, echo=prefixed("adapter")) as adapter:
-            wait_adapter(adapter, port)
-            try:
-                yield Running(port, truss_url(truss_port), served_model(truss_port), truss, adapter)
-            finally:
-                say("stopping")
+        try:
+            yield Running(port, truss_url(truss_port), served_model(truss_port), truss, adapter)
+        finally:
+            say("stopping")
 
 
 def model_variables(environment: Mapping[str, str]) -> dict[str, str]:

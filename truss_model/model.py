@@ -4,47 +4,31 @@
 
 import asyncio
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from fastapi import Request
 from fastapi.responses import JSONResponse
 
-from truss_model.engine.engine import Engine
+from truss_model.collector import collector_at_rest
 from truss_model.errors import LoadError
-from truss_model.loading import load_model, out_of_memory
-from truss_model.metrics import export
-from truss_model.prompt import load_tokenizer
-from truss_model.service import Service
-from truss_model.settings import read_settings
+
+if TYPE_CHECKING:
+    from truss_model.service import Service
 
 logger = logging.getLogger(__name__)
 
 TOKEN_SECRET = "hf_access_token"
 
-# Truss's hot reload walks the __path__ of every module; that of torch.classes is an object that cannot be walked.
-torch.classes.__path__ = []
 
+def build_service(config: Mapping[str, Any], token: str | None) -> "Service":
+    """The real one. Imported when it is wanted: importing torch and transformers is most of the time to load."""
+    from truss_model import startup
 
-def build_service(config: Mapping[str, Any], token: str | None) -> Service:
-    """Load the weights, start the engine, and put the service before it. Raises LoadError."""
-    settings = read_settings(config, os.environ)
-    loaded = load_model(settings.model, config, token)
-    tokenizer = load_tokenizer(loaded.folder)
-    try:
-        engine = Engine(loaded.model, settings.engine, eos_token_ids=tokenizer.eos_token_ids)
-        engine.start()
-        export(engine.stats)
-    except torch.OutOfMemoryError as error:
-        raise LoadError(out_of_memory("Starting the engine")) from error
-    except ValueError as error:
-        raise LoadError(f"The engine cannot start with these settings: {error}") from error
-    return Service(engine, tokenizer, settings.serving, loaded.name)
+    return startup.build_service(config, token)
 
 
 class Model:
@@ -55,7 +39,7 @@ class Model:
         config: Mapping[str, Any],
         secrets: Mapping[str, str],
         environment: Mapping[str, Any] | None = None,
-        build: Callable[[Mapping[str, Any], str | None], Service] = build_service,
+        build: Callable[[Mapping[str, Any], str | None], "Service"] = build_service,
     ) -> None:
         self._config = config
         self._secrets = secrets
@@ -69,7 +53,8 @@ class Model:
         if self._environment:
             logger.info("Loading for the environment %s.", self._environment.get("name"))
         try:
-            self._service = self._build(self._config, self._token())
+            with collector_at_rest():
+                self._service = self._build(self._config, self._token())
         except LoadError as error:
             logger.error("The model cannot be loaded. %s", error.message)
             raise
@@ -101,7 +86,7 @@ class Model:
         except Exception:  # Truss's SecretNotFound is no KeyError and is importable in its server only
             return None
 
-    def _drain_on_sigterm(self, service: Service) -> None:
+    def _drain_on_sigterm(self, service: "Service") -> None:
         """Truss waits for running requests for up to an hour after SIGTERM and has no hook: its handler gets a guest.
 
         Handlers can be set in the main thread only, where its event loop is, and not before that runs: at a request.

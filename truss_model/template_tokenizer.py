@@ -3,6 +3,7 @@
 A template prints messages and control tokens into one string; this module keeps apart which is which.
 """
 
+import copy
 import json
 import re
 import secrets
@@ -181,11 +182,14 @@ def _without(raw: dict[str, Any], control: Sequence[dict[str, Any]]) -> tuple[To
         if token not in control or token["content"] not in in_vocabulary
     ]
     plain = {**raw, "added_tokens": kept, "post_processor": None, "truncation": None, "padding": None}
-    later = json.loads(json.dumps(plain))
-    for part in _parts(later.get("pre_tokenizer")):
-        if part.get("prepend_scheme") == "first":
+    plain["pre_tokenizer"] = copy.deepcopy(raw.get("pre_tokenizer"))
+    first = later = Tokenizer.from_str(json.dumps(plain))
+    prepending = [part for part in _parts(plain["pre_tokenizer"]) if part.get("prepend_scheme") == "first"]
+    if prepending:
+        for part in prepending:
             part["prepend_scheme"] = "never"
-    return Tokenizer.from_str(json.dumps(plain)), Tokenizer.from_str(json.dumps(later))
+        later = Tokenizer.from_str(json.dumps(plain))
+    return first, later
 
 
 def _parts(component: dict[str, Any] | None) -> Iterator[dict[str, Any]]:

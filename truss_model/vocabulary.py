@@ -101,15 +101,14 @@ def pieces_by_id(vocab: object) -> dict[int, str]:
 
 def _byte_level(piece: str) -> bytes:
     """GPT-2's alphabet of one printable character a byte; a piece with any other character is plain text."""
-    if all(character in _BYTE_OF for character in piece):
-        return bytes(_BYTE_OF[character] for character in piece)
-    return piece.encode()
+    return piece.translate(_BYTE_OF).encode("latin-1") if _ALPHABET.issuperset(piece) else piece.encode()
 
 
-def _byte_level_alphabet() -> dict[str, int]:
+def _byte_level_alphabet() -> dict[int, int]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+    return {byte: byte for byte in printable} | {256 + n: byte for n, byte in enumerate(others)}
 
 
-_BYTE_OF = _byte_level_alphabet()
+_BYTE_OF = _byte_level_alphabet()  # by code point
+_ALPHABET = frozenset(map(chr, _BYTE_OF))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -36,8 +37,10 @@ def environment(demo_weights: Path) -> Iterator[dict[str, str]]:
     shutil.rmtree(REPOSITORY / ".cache" / f"serve-{port}", ignore_errors=True)
 
 
-def start(module: str, environment: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def start(module: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """Told to stop when the block ends, so that a failed assertion in it does not wait for ever."""
+    with subprocess.Popen(
         [sys.executable, "-m", f"scripts.{module}"],
         cwd=REPOSITORY,
         env=environment,
@@ -45,7 +48,11 @@ def start(module: str, environment: dict[str, str]) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def running(environment: dict[str, str]) -> list[str]:
@@ -102,7 +109,7 @@ def test_serve_until_it_is_told_to_stop(environment: dict[str, str], number: sig
 
 def test_a_stop_while_the_model_loads(environment: dict[str, str]) -> None:
     with start("serve", environment) as serve:
-        wait_until(lambda: len(running(environment)) == 1, LOAD_SECONDS)
+        wait_until(lambda: len(running(environment)) == 2, LOAD_SECONDS)
         serve.terminate()
         serve.communicate(timeout=60)
     assert running(environment) == []

@@ -15,10 +15,11 @@ from truss_model.engine.engine import Engine
 from truss_model.engine.settings import EngineSettings
 from truss_model.errors import LoadError
 from truss_model.loading import load_model
-from truss_model.model import Model, build_service
+from truss_model.model import Model
 from truss_model.prompt import load_tokenizer
 from truss_model.service import Service
 from truss_model.settings import ModelSettings, ServingSettings
+from truss_model.startup import build_service
 
 HELLO = [{"role": "user", "content": "Hello"}]
 CONFIG = {"model_metadata": {"engine": {"kv_cache_bytes": 10_000_000}}}
