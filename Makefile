@@ -7,8 +7,12 @@ VENV    ?= .venv
 PYTHON  ?=
 MINUTES ?= 30
 BIN     := $(VENV)/bin
-PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 STAMP   := $(VENV)/.installed
+
+# Nothing is compiled ahead: that is half of the installation, most of it for modules that nobody imports. What is
+# imported is compiled then, once, unless this variable forbids it, as it does in many images.
+unexport PYTHONDONTWRITEBYTECODE
 
 NODE_EXAMPLE := examples/node/node_modules/.package-lock.json
 
