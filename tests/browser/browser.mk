@@ -4,7 +4,7 @@
 BROWSER_STAMP := $(VENV)/.installed-browser
 NODE_STAMP    := tests/browser/node_modules/.package-lock.json
 
-$(BROWSER_STAMP): $(STAMP)
+$(BROWSER_STAMP): $(DEV)
 	@echo "-- installing the browser driver"
 	@$(PIP) -c constraints.txt -e '.[browser]'
 	@touch $(BROWSER_STAMP)
