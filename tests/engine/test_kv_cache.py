@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truss_model.engine.kv_cache import OutOfPages, PagePool
+from truss_model.engine.kv_cache import ROOT, OutOfPages, PagePool
 
 SIZE = 4
 
@@ -73,6 +73,30 @@ def test_partial_pages_are_found_token_by_token() -> None:
     pool.release(pages)
     prefix = pool.match([1, 2, 3, 4, 5, 9, 9])
     assert (prefix.pages, prefix.source, prefix.partial) == (pages[:1], pages[1], 1)
+
+
+def test_what_is_known_is_not_kept_twice() -> None:
+    pool = PagePool(8, SIZE)
+    for tokens in ([1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6]):
+        pages = [pool.allocate(), pool.allocate()]
+        pool.publish(pages[1], pool.publish(pages[0], ROOT, tokens[:SIZE]), tokens[SIZE:])
+        pool.release(pages)
+    other = [pool.allocate() for _ in range(6)]
+    pool.release(other)
+    assert pool.match([1, 2, 3, 4, 5, 6, 7, 8]).partial == 3
+
+
+def test_what_is_computed_again_counts_as_used() -> None:
+    pool = PagePool(3, SIZE)
+    pool.release(store(pool, [1, 2, 3]))
+    pool.release(store(pool, [7, 8, 9]))
+    again = pool.allocate()
+    pool.publish(again, ROOT, [1, 2, 3])
+    pool.release([again])
+    pool.allocate()
+    pool.allocate()
+    assert pool.match([1, 2, 3, 4]).partial == 3
+    assert pool.match([7, 8, 9, 4]).partial == 0
 
 
 def test_the_last_token_is_never_taken_from_the_cache() -> None:

@@ -34,7 +34,7 @@ class Content:
     """A published page: the digest of all tokens before it, and its own tokens (fewer than page_size: a row's tail)."""
 
     parent: bytes
-    tokens: tuple[int, ...]
+    tokens: "array[int]"
     digest: bytes | None
 
 
@@ -112,15 +112,27 @@ class PagePool:
         return Prefix(found, digest, source, partial)
 
     def publish(self, page: int, parent: bytes, tokens: Sequence[int]) -> bytes:
-        """Make a page findable by its tokens; returns the digest of a whole one. It must not change again."""
+        """Make a page findable by its tokens; returns the digest of a whole one. It must not change again.
+
+        What a known page already holds is not kept twice: that page counts as used instead.
+        """
         whole = len(tokens) == self.page_size
         digest = chain(parent, tokens) if whole else ROOT
-        if self.prefix_caching and page not in self._content and not (whole and digest in self._by_digest):
-            self._content[page] = Content(parent, tuple(tokens), digest if whole else None)
+        if not self.prefix_caching or page in self._content:
+            return digest
+        twin = self._by_digest.get(digest) if whole else self._holder(parent, tokens)
+        if twin is None:
+            self._content[page] = Content(parent, array("i", tokens), digest if whole else None)
             self._children[parent][page] = None
             if whole:
                 self._by_digest[digest] = page
+        elif twin in self._idle:
+            self._idle.move_to_end(twin)
         return digest
+
+    def _holder(self, parent: bytes, tokens: Sequence[int]) -> int | None:
+        page, length = self._longest_child(parent, tokens)
+        return page if length == len(tokens) else None
 
     def _longest_child(self, parent: bytes, tokens: Sequence[int]) -> tuple[int | None, int]:
         best, longest = None, 0

@@ -1,0 +1,88 @@
+"""A request leaves nothing to the garbage collector, however it ends: collections stay rare and memory flat."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from bridge_adapter.watch import Watch
+from tests.adapter.harness import Bridge
+from tests.adapter.stub import Request, Stub, Wire, answer, ndjson
+from tests.adapter.test_presence import raw_request
+
+TICKS = 50
+
+
+async def slow(request: Request, wire: Wire) -> None:
+    await asyncio.sleep(0.1)  # longer than a request is at its ease, so that a task watches it
+    if request.json.get("stream"):
+        await wire.stream(ndjson("Good", " morning"))
+    else:
+        await wire.json(answer("Good morning"))
+
+
+async def plain(bridge: Bridge, stub: Stub) -> None:
+    stub.play = slow
+    assert (await bridge.chat()).status == 200
+
+
+async def streamed(bridge: Bridge, stub: Stub) -> None:
+    stub.play = slow
+    assert (await bridge.chat(stream=True)).text == "Good morning"
+
+
+async def refused(bridge: Bridge, stub: Stub) -> None:
+    async def refuses(request: Request, wire: Wire) -> None:
+        await asyncio.sleep(0.1)
+        await wire.json({"error": "no"}, 400)
+
+    stub.play = refuses
+    assert (await bridge.chat()).status == 400
+
+
+async def left(bridge: Bridge, stub: Stub, *, stream: bool) -> None:
+    asked, forever = asyncio.Event(), asyncio.Event()
+
+    async def waits(request: Request, wire: Wire) -> None:
+        asked.set()
+        await forever.wait()
+
+    stub.play = waits
+    async with raw_request(bridge, stream=stream):
+        await asked.wait()
+    while bridge.service.in_flight:
+        await asyncio.sleep(0.01)
+
+
+async def left_stream(bridge: Bridge, stub: Stub) -> None:
+    await left(bridge, stub, stream=True)
+
+
+async def left_plain(bridge: Bridge, stub: Stub) -> None:
+    await left(bridge, stub, stream=False)
+
+
+@pytest.fixture
+async def uncollected() -> AsyncIterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def watches() -> int:
+    return sum(isinstance(it, Watch) for it in gc.get_objects())
+
+
+@pytest.mark.parametrize("ends", [plain, streamed, refused, left_stream, left_plain])
+@pytest.mark.usefixtures("uncollected")
+async def test_nothing_is_left_to_the_collector(
+    bridge: Bridge, stub: Stub, ends: Callable[[Bridge, Stub], Awaitable[None]]
+) -> None:
+    await ends(bridge, stub)
+    for _ in range(TICKS):
+        if watches() == 0:
+            break
+        await asyncio.sleep(0.01)
+    assert watches() == 0
