@@ -81,15 +81,14 @@ class Watch:
         self._closed = True
         self._start.cancel()
         # Errors hold frames, and frames hold this: let go of both, or every request is left to the garbage collector.
-        task, self._task = self._task, None
-        over, self._over = self._over, None
-        if task is not None:
-            task.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
         try:
-            if over is not None and self._watched.uncancel() == 0 and kind is asyncio.CancelledError:
-                raise over from None
+            if self._over is not None and self._watched.uncancel() == 0 and kind is asyncio.CancelledError:
+                raise self._over from None
         finally:
-            del over, error, trace
+            self._over = None
 
     async def _run(self) -> None:
         while True:
