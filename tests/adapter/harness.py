@@ -62,6 +62,11 @@ class Bridge:
     openai: AsyncOpenAI
     default_headers: dict[str, str] = field(default_factory=dict)
 
+    async def idle(self) -> None:
+        """Return when no request is being answered."""
+        while self.service.in_flight:
+            await asyncio.sleep(0.01)
+
     async def post(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Answered:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         sent = {"content-type": "application/json", **self.default_headers, **(headers or {})}

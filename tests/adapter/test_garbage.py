@@ -3,13 +3,14 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import pytest
 
 from bridge_adapter.watch import Watch
 from tests.adapter.harness import Bridge
 from tests.adapter.stub import Request, Stub, Wire, answer, ndjson
-from tests.adapter.test_presence import raw_request
+from tests.adapter.test_presence import Waiting, raw_request
 
 TICKS = 50
 
@@ -42,25 +43,11 @@ async def refused(bridge: Bridge, stub: Stub) -> None:
 
 
 async def left(bridge: Bridge, stub: Stub, *, stream: bool) -> None:
-    asked, forever = asyncio.Event(), asyncio.Event()
-
-    async def waits(request: Request, wire: Wire) -> None:
-        asked.set()
-        await forever.wait()
-
-    stub.play = waits
+    truss = Waiting(b"")
+    stub.play = truss
     async with raw_request(bridge, stream=stream):
-        await asked.wait()
-    while bridge.service.in_flight:
-        await asyncio.sleep(0.01)
-
-
-async def left_stream(bridge: Bridge, stub: Stub) -> None:
-    await left(bridge, stub, stream=True)
-
-
-async def left_plain(bridge: Bridge, stub: Stub) -> None:
-    await left(bridge, stub, stream=False)
+        await truss.asked.wait()
+    await bridge.idle()
 
 
 @pytest.fixture
@@ -77,7 +64,11 @@ def watches() -> int:
     return sum(type(it) is Watch for it in gc.get_objects())
 
 
-@pytest.mark.parametrize("ends", [plain, streamed, refused, left_stream, left_plain])
+@pytest.mark.parametrize(
+    "ends",
+    [plain, streamed, refused, partial(left, stream=True), partial(left, stream=False)],
+    ids=["plain", "streamed", "refused", "left_stream", "left_plain"],
+)
 @pytest.mark.usefixtures("uncollected")
 async def test_nothing_is_left_to_the_collector(
     bridge: Bridge, stub: Stub, ends: Callable[[Bridge, Stub], Awaitable[None]]

@@ -119,8 +119,7 @@ async def test_streams_at_once(stub: Stub) -> None:
             await asyncio.sleep(0.01)
         second = await chat(bridge, "Bearer sk-ann", stream=True)
         first.cancel()
-        while bridge.service.in_flight:
-            await asyncio.sleep(0.01)
+        await bridge.idle()
         stub.play = replies("again")
         third = await chat(bridge, "Bearer sk-ann", stream=True)
     assert (second.status, third.status) == (429, 200)
@@ -139,8 +138,7 @@ async def test_limits_hold_when_all_ask_at_once(stub: Stub) -> None:
         assert {task.result().status for task in done} == {429}
         for task in streams:
             task.cancel()
-        while bridge.service.in_flight:
-            await asyncio.sleep(0.01)
+        await bridge.idle()
         stub.play = replies("again")
         asked = await asyncio.gather(*(chat(bridge, "Bearer sk-bob") for _ in range(20)))
     assert len(stub.requests) == 4
@@ -155,8 +153,7 @@ async def test_places_at_a_model(stub: Stub) -> None:
             await asyncio.sleep(0.01)
         second = await bridge.chat()
         first.cancel()
-        while bridge.service.in_flight:
-            await asyncio.sleep(0.01)
+        await bridge.idle()
     assert (second.status, second.headers["retry-after"]) == (429, "1")
 
 

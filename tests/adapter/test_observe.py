@@ -50,8 +50,7 @@ async def test_metrics_after_a_mix_of_requests(stub: Stub) -> None:
         while len(stub.requests) < 6:
             await asyncio.sleep(0.01)
         left.cancel()
-        while bridge.service.in_flight:
-            await asyncio.sleep(0.01)
+        await bridge.idle()
         found = await values(bridge)
     chat = {"model": "m", "route": "chat.completions"}
     nobody = {"model": "", "route": "chat.completions"}

@@ -60,8 +60,7 @@ async def test_a_client_that_leaves_frees_the_truss(stub: Stub, stream: bool, fi
             if first:
                 await reader.readuntil(b"Hel")
         await asyncio.wait_for(truss.left.wait(), LONG_ENOUGH)
-        while bridge.service.in_flight:
-            await asyncio.sleep(0.01)
+        await bridge.idle()
         metrics = bridge.service.observer.metrics.text().decode()
     assert 'bridge_cancels_total{model="m",route="chat.completions"} 1.0' in metrics
     assert "bridge_in_flight 0.0" in metrics
@@ -77,8 +76,7 @@ async def test_a_client_that_leaves_while_a_retry_waits(stub: Stub) -> None:
         async with raw_request(bridge):
             while not stub.requests:
                 await asyncio.sleep(0.01)
-        while bridge.service.in_flight:
-            await asyncio.sleep(0.01)
+        await bridge.idle()
     assert len(stub.requests) == 1
 
 
@@ -89,8 +87,7 @@ async def test_all_calls_of_a_fan_out_are_left(stub: Stub) -> None:
         async with raw_request(bridge, n=4, stream=True):
             while len(stub.requests) < 4:
                 await asyncio.sleep(0.01)
-        while bridge.service.in_flight:
-            await asyncio.sleep(0.01)
+        await bridge.idle()
 
 
 class Parked:
@@ -202,8 +199,7 @@ async def test_a_truss_that_ends_late_is_kept_and_nobody_is_said_to_have_left(st
             client_has_it = asyncio.Event()
             assert (await bridge.chat(stream=True)).text == "whole"
             client_has_it.set()
-            while bridge.service.in_flight:
-                await asyncio.sleep(0.01)
+            await bridge.idle()
         metrics = bridge.service.observer.metrics.text().decode()
     assert stub.connections == 1
     assert "bridge_cancels_total{" not in metrics
@@ -230,8 +226,7 @@ async def test_a_client_that_leaves_within_its_body(bridge: Bridge, stub: Stub) 
     while not bridge.service.in_flight:
         await asyncio.sleep(0.01)
     writer.close()
-    while bridge.service.in_flight:
-        await asyncio.sleep(0.01)
+    await bridge.idle()
     assert stub.requests == []
     async with aiohttp.ClientSession() as other, other.get(f"{bridge.url}/health/live") as live:
         assert live.status == 200
