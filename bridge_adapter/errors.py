@@ -1,4 +1,4 @@
-"""Everything a caller can be told went wrong, with its status and OpenAI error fields; `APIError.body` renders it.
+"""The errors that callers get, with status and OpenAI's error fields; `APIError.body` renders them.
 
 APIError
 ├── InvalidRequest      400  the request is wrong; `param` names the field
@@ -7,7 +7,7 @@ APIError
 ├── NotFound            404  no such model or route
 ├── RateLimited         429  a limit of the key, of the model, or of the process
 ├── Unavailable         503  this process is draining
-└── UpstreamError       5xx  the Truss did not do its part; `kind` is the metric label
+└── UpstreamError       5xx  the Truss failed; `kind` is the metric label
 """
 
 import math
@@ -16,7 +16,7 @@ from typing import Any
 
 
 class APIError(Exception):
-    """Base of the family. `should_retry` becomes the header that OpenAI's clients obey; None leaves it to them."""
+    """Base class. `should_retry` becomes the header that OpenAI's clients obey; None leaves the decision to them."""
 
     status = 500
     type = "server_error"
@@ -56,21 +56,21 @@ class APIError(Exception):
 
 
 class InvalidRequest(APIError):
-    """The request is wrong and will stay so."""
+    """The request is wrong; a retry cannot succeed."""
 
     status = 400
     type = "invalid_request_error"
 
 
 class Unauthenticated(APIError):
-    """No key, or one that nobody has."""
+    """The key is missing or unknown."""
 
     status = 401
     type = "invalid_request_error"
 
 
 class Forbidden(APIError):
-    """The key is known and may not do this."""
+    """The key is known but may not do this."""
 
     status = 403
     type = "invalid_request_error"
@@ -84,7 +84,7 @@ class NotFound(APIError):
 
 
 class RateLimited(APIError):
-    """A limit is reached; `retry_after` says when it may be free again."""
+    """A limit is reached; `retry_after` is the time until it may have room again."""
 
     status = 429
     type = "rate_limit_error"
@@ -96,14 +96,14 @@ class RateLimited(APIError):
 
 
 class Unavailable(APIError):
-    """This process takes no new requests."""
+    """This process accepts no new requests."""
 
     status = 503
     type = "service_unavailable_error"
 
 
 class UpstreamError(APIError):
-    """The Truss did not do its part."""
+    """The Truss failed."""
 
     status = 502
 
@@ -124,3 +124,19 @@ def model_not_found(name: str) -> NotFound:
         param="model",
         code="model_not_found",
     )
+
+
+class ClientGone(Exception):
+    """The client has disconnected."""
+
+
+def forget_frames(error: BaseException) -> None:
+    """Cut an error that was answered, and those that led to it, off the frames that raised them.
+
+    A frame that has the error in a variable, or an object that keeps it, makes a cycle of the two: all that the request
+    held would wait for the garbage collector.
+    """
+    each: BaseException | None = error
+    while each is not None and each.__traceback__ is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__

@@ -1,21 +1,22 @@
-"""The messages of a chat request: checked as OpenAI checks them, brought to the roles of the predict contract."""
+"""The messages of a chat request: checked as OpenAI checks them, converted to the roles of the predict contract."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from bridge_adapter import fields
 from bridge_adapter.errors import InvalidRequest, unsupported_parameter
-from bridge_adapter.fields import Check
+from bridge_adapter.openai_api import validators as fields
+from bridge_adapter.openai_api.validators import Check
 
 ROLES = ("system", "assistant", "user", "function", "tool", "developer")
 _REFUSED_PARTS = ("image_url", "input_audio", "file")
 _NAME = fields.text(64, r"[^\s<|\\/>]+")
 _FUNCTION_NAME = fields.text(64, r"[a-zA-Z0-9_-]+")
+_role = fields.one_of(*ROLES)
 
 
 def check_messages(value: Any, param: str = "messages") -> list[dict[str, Any]]:
     messages = [_check_message(item, f"{param}[{i}]") for i, item in enumerate(fields.array(value, param))]
-    check_tool_replies(messages, param)
+    _check_tool_replies(messages, param)
     return messages
 
 
@@ -42,14 +43,16 @@ def _check_message(value: Any, param: str) -> dict[str, Any]:
     role = fields.mapping(value, param).get("role")
     if role is None:
         raise fields.missing(f"{param}.role")
-    known = _FIELDS[fields.one_of(*ROLES)(role, f"{param}.role")]
+    known = _FIELDS[_role(role, f"{param}.role")]
     checked: dict[str, Any] = {}
     for name, item in value.items():
         check = known.get(name)
         if check is None:
-            raise fields.unknown(f"{param}.{name}")
-        if item is not None and check is not _left_out:
+            fields.drop_unknown(item, f"{param}.{name}")
+        elif item is not None and check is not fields.left_out:
             checked[name] = check(item, f"{param}.{name}")
+    if checked.get("tool_calls") == []:  # as answers of some servers have it
+        del checked["tool_calls"]
     if role in ("system", "developer", "user") and "content" not in checked:
         raise _no_content(value, param)
     for name in _REQUIRED.get(role, ()):
@@ -91,7 +94,8 @@ def _part(value: Any, param: str, kinds: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _tool_calls(value: Any, param: str) -> list[dict[str, Any]]:
-    return [_tool_call(item, f"{param}[{i}]") for i, item in enumerate(fields.array(value, param, longest=128))]
+    calls = fields.array(value, param, shortest=0, longest=128)
+    return [_tool_call(item, f"{param}[{i}]") for i, item in enumerate(calls)]
 
 
 def _tool_call(value: Any, param: str) -> dict[str, Any]:
@@ -108,7 +112,11 @@ def _tool_call(value: Any, param: str) -> dict[str, Any]:
 
 
 def _called(value: Any, param: str) -> dict[str, Any]:
-    known: dict[str, Check] = {"name": _FUNCTION_NAME, "arguments": fields.string}
+    known: dict[str, Check] = {
+        "name": _FUNCTION_NAME,
+        "arguments": fields.string,
+        "parsed_arguments": fields.left_out,  # by the helpers of OpenAI's SDKs
+    }
     return fields.shape(value, param, known, ("name", "arguments"))
 
 
@@ -116,12 +124,7 @@ def _refuse(value: Any, param: str) -> Any:
     raise unsupported_parameter(param)
 
 
-def _left_out(value: Any, param: str) -> Any:
-    """What clients send back because it stood in an answer, and no model reads."""
-    return None
-
-
-def check_tool_replies(messages: list[dict[str, Any]], param: str) -> None:
+def _check_tool_replies(messages: list[dict[str, Any]], param: str) -> None:
     """Each tool message answers a call of the assistant turn before it, and each such call is answered."""
     open_calls: list[str] = []
     function_called = False
@@ -171,9 +174,10 @@ _FIELDS: dict[str, dict[str, Check]] = {
         "tool_calls": _tool_calls,
         "function_call": _called,
         "prefix": fields.boolean,
-        "annotations": _left_out,
-        "reasoning": _left_out,
-        "reasoning_content": _left_out,
+        "annotations": fields.left_out,
+        "parsed": fields.left_out,
+        "reasoning": fields.left_out,
+        "reasoning_content": fields.left_out,
         "audio": _refuse,
     },
     "tool": {**_PLAIN, "tool_call_id": fields.text(256)},

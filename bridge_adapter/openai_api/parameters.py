@@ -1,31 +1,38 @@
-"""What a chat completions request may hold: every field of OpenAI's, what HF and vLLM users add, and nothing else."""
+"""The parameters that several operations share: OpenAI's, and those that HF and vLLM users add.
+
+A new sampling parameter is one line in SAMPLING: checks, /docs, the predict body and all operations follow from it.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
-from bridge_adapter import fields
+from bridge_adapter.contract import StreamOptions
 from bridge_adapter.errors import InvalidRequest, unsupported_parameter
-from bridge_adapter.fields import Check
-from bridge_adapter.messages import check_messages
-from bridge_adapter.tools import (
-    check_choice_among,
-    check_function_call,
-    check_functions,
-    check_response_format,
-    check_tool_choice,
-    check_tools,
+from bridge_adapter.openai_api import validators
+from bridge_adapter.openai_api.parameter import (
+    Kind,
+    Parameter,
+    Parameters,
+    boolean,
+    decimal,
+    integer,
+    only,
+    refused,
+    string,
+    without_effect,
 )
+from bridge_adapter.openai_api.validators import Check
 
-TOKEN_LIMITS = ("max_completion_tokens", "max_tokens", "max_new_tokens")
 
-
-def refused(value: Any, param: str) -> Any:
-    raise unsupported_parameter(param)
+def never(value: Any, param: str) -> bool:
+    if validators.boolean(value, param):
+        raise unsupported_parameter(param)
+    return False
 
 
 def never_stored(value: Any, param: str) -> bool:
-    if fields.boolean(value, param):
-        raise unsupported_parameter(param)
+    if validators.boolean(value, param):
+        validators.drop_or_raise(param, unsupported_parameter(param))
     return False
 
 
@@ -33,13 +40,13 @@ def check_stop(value: Any, param: str) -> list[str]:
     if isinstance(value, str):
         return [_stop_string(value, param)]
     if not isinstance(value, list):
-        raise fields.wrong_type(param, "one of a string or array of strings", value)
-    items = fields.array(value, param, of="strings", shortest=0, longest=4)
+        raise validators.wrong_type(param, "one of a string or array of strings", value)
+    items = validators.array(value, param, of="strings", shortest=0)
     return [_stop_string(item, f"{param}[{i}]") for i, item in enumerate(items)]
 
 
 def _stop_string(value: Any, param: str) -> str:
-    if fields.string(value, param) == "":
+    if validators.string(value, param) == "":
         raise InvalidRequest(
             f"Invalid '{param}': empty string. Expected a string with minimum length 1, "
             "but got an empty string instead.",
@@ -50,8 +57,8 @@ def _stop_string(value: Any, param: str) -> str:
 
 
 def check_logit_bias(value: Any, param: str) -> dict[str, float]:
-    within = fields.decimal(-100, 100)
-    for token, bias in fields.mapping(value, param).items():
+    within = validators.decimal(-100, 100)
+    for token, bias in validators.mapping(value, param).items():
         if not (token.isascii() and token.isdigit()):
             raise InvalidRequest(
                 f"Invalid key in '{param}': '{token[:50]}'. Expected a token id, which is an integer of 0 or more.",
@@ -63,7 +70,7 @@ def check_logit_bias(value: Any, param: str) -> dict[str, float]:
 
 
 def check_metadata(value: Any, param: str) -> dict[str, str]:
-    if len(fields.mapping(value, param)) > 16:
+    if len(validators.mapping(value, param)) > 16:
         raise InvalidRequest(
             f"Invalid '{param}': too many properties. Expected an object with at most 16 properties, "
             f"but got an object with {len(value)} properties instead.",
@@ -71,134 +78,177 @@ def check_metadata(value: Any, param: str) -> dict[str, str]:
             code="object_above_max_properties",
         )
     for name, item in value.items():
-        fields.text(64)(name, param)
-        fields.text(512)(item, f"{param}.{name}")
+        validators.text(64)(name, param)
+        validators.text(512)(item, f"{param}.{name}")
     return dict(value)
 
 
-def _modalities(value: Any, param: str) -> list[str]:
-    for i, item in enumerate(fields.array(value, param, of="strings")):
-        fields.only("text", known=("audio",))(item, f"{param}[{i}]")
-    return list(value)
-
-
 def check_stream_options(value: Any, param: str) -> dict[str, bool]:
-    known: dict[str, Check] = dict.fromkeys(
-        ("include_usage", "include_obfuscation", "continuous_usage_stats"), fields.boolean
-    )
-    return fields.shape(value, param, known)
+    return validators.shape(value, param, _STREAM_OPTIONS)
 
 
 def _top_k(value: Any, param: str) -> int:
-    number: int = fields.integer(-1)(value, param)
+    number: int = validators.integer(-1)(value, param)
     return max(number, 0)  # vLLM's users write -1 for off
 
 
-SAMPLING: dict[str, Check] = {
-    "temperature": fields.decimal(0, 2),
-    "top_p": fields.decimal(0, 1),
-    "presence_penalty": fields.decimal(-2, 2),
-    "frequency_penalty": fields.decimal(-2, 2),
-    "logit_bias": check_logit_bias,
-    "seed": fields.integer(-(2**63)),
-    "stop": check_stop,
-    "n": fields.integer(1, 128),
-    "max_tokens": fields.integer(1),
-    "top_k": _top_k,
-    "min_p": fields.decimal(0, 1),
-    "repetition_penalty": fields.decimal(0.01, 100),
-    "min_tokens": fields.integer(0),
-    "ignore_eos": fields.boolean,
-}
-
-HARMLESS: dict[str, Check] = {
-    "user": fields.string,
-    "metadata": check_metadata,
-    "store": never_stored,
-    "service_tier": fields.only("auto", "default", known=("flex", "scale", "priority", "fast")),
-    "safety_identifier": fields.text(128),
-    "prompt_cache_key": fields.string,
-    "prompt_cache_retention": fields.only("in_memory", known=("24h",)),
-    "prompt_cache_options": refused,
-    "moderation": refused,
-}
-
-CHAT: dict[str, Check] = {
-    **SAMPLING,
-    **HARMLESS,
-    "model": fields.string,
-    "messages": check_messages,
-    "stream": fields.boolean,
-    "stream_options": check_stream_options,
-    "max_completion_tokens": fields.integer(1),
-    "max_new_tokens": fields.integer(1),
-    "logprobs": fields.boolean,
-    "top_logprobs": fields.integer(0, 20),
-    "response_format": check_response_format,
-    "tools": check_tools,
-    "tool_choice": check_tool_choice,
-    "parallel_tool_calls": fields.boolean,
-    "functions": check_functions,
-    "function_call": check_function_call,
-    "continue_final_message": fields.boolean,
-    "modalities": _modalities,
-    "verbosity": fields.only("medium", known=("low", "high")),
-    "reasoning_effort": fields.only("none", known=("minimal", "low", "medium", "high", "xhigh", "max")),
-    "audio": refused,
-    "prediction": refused,
-    "web_search_options": refused,
-}
+_STREAM_OPTIONS: dict[str, Check] = dict.fromkeys(
+    ("include_usage", "include_obfuscation", "continuous_usage_stats"), validators.boolean
+)
+MAX_TOKENS = "Maximum number of tokens to generate."  # 0 with log probabilities of the prompt only
+SAME_AS_MAX_TOKENS = "The same as max_tokens."
 
 
-def check_fields(body: Mapping[str, Any], known: Mapping[str, Check]) -> dict[str, Any]:
-    """The fields that are there, checked; null means absent. Which fields are unknown has been seen to before."""
-    return {name: known[name](value, name) for name, value in body.items() if value is not None}
+def token_limit(text: str) -> Kind:
+    """Its minimum depends on the other fields, see `check_token_limits`."""
+    return validators.integer(-(2**63)), integer(0, text=text)[1]
 
 
-def check_chat(body: Mapping[str, Any]) -> dict[str, Any]:
-    checked = check_fields(body, CHAT)
-    if "messages" not in checked:
-        raise fields.missing("messages")
-    check_token_limits(checked, TOKEN_LIMITS)
-    check_stream_pair(checked)
-    if "top_logprobs" in checked and not checked.get("logprobs"):
-        raise _only_with("top_logprobs", "logprobs", "enabled")
-    _check_tool_fields(checked)
-    if checked.get("continue_final_message") and checked["messages"][-1]["role"] != "assistant":
+SAMPLING = Parameters(
+    Parameter("temperature", *decimal(0, 2, "Sampling temperature; 0 is greedy."), in_responses=True),
+    Parameter("top_p", *decimal(0, 1, "Nucleus sampling: the probability mass to sample from."), in_responses=True),
+    Parameter("presence_penalty", *decimal(-2, 2, "Penalty on tokens that the answer contains.")),
+    Parameter("frequency_penalty", *decimal(-2, 2, "Penalty on tokens by their count in the answer.")),
+    Parameter(
+        "logit_bias",
+        check_logit_bias,
+        {
+            "type": ["object", "null"],
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+            "description": "Bias by token id.",
+        },
+    ),
+    Parameter("seed", *integer(-(2**63), text="The same seed and request give the same tokens.")),
+    Parameter(
+        "stop",
+        check_stop,
+        {
+            "anyOf": [
+                {"type": "null"},
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}},
+            ],
+            "description": "Up to four strings that end the answer, or more if the model's settings say so. "
+            "They are not part of the answer.",
+        },
+        neutral=[],
+    ),
+    Parameter("n", *integer(1, 128, "Number of choices."), neutral=1),
+    Parameter("max_tokens", *token_limit(MAX_TOKENS)),
+    Parameter(
+        "top_k",
+        _top_k,
+        integer(-1, text="Number of likeliest tokens to sample from; 0 or -1: all. Not OpenAI's.")[1],
+        in_responses=True,
+    ),
+    Parameter(
+        "min_p",
+        *decimal(0, 1, "Lowest probability, relative to the likeliest token's. Not OpenAI's."),
+        in_responses=True,
+    ),
+    Parameter(
+        "repetition_penalty",
+        *decimal(0.01, 100, "Penalty on tokens of the prompt and the answer; 1 is none. Not OpenAI's."),
+        in_responses=True,
+    ),
+    Parameter("min_tokens", *integer(0, text="Minimum number of tokens to generate. Not OpenAI's."), in_responses=True),
+    Parameter("ignore_eos", *boolean("Generate on after an end-of-sequence token. Not OpenAI's."), in_responses=True),
+)
+MAX_NEW_TOKENS = Parameter(
+    "max_new_tokens", *token_limit(f"{SAME_AS_MAX_TOKENS} Not OpenAI's."), predict_name="max_tokens"
+)
+PROMPT_LOGPROBS = Parameter(
+    "prompt_logprobs",
+    *integer(
+        0,
+        20,
+        "Return the log probabilities of the prompt's tokens, with this number of likeliest tokens at each position. "
+        "max_tokens may be 0 then. Not OpenAI's.",
+    ),
+)
+MODEL = without_effect(
+    "model",
+    validators.string,
+    {"type": "string", "description": "A name of /v1/models; not needed where the path names a deployment."},
+)
+STREAM = Parameter("stream", *boolean("Send the answer as server-sent events."), neutral=False)
+STREAM_OPTIONS = Parameter(
+    "stream_options",
+    check_stream_options,
+    {
+        "type": ["object", "null"],
+        "properties": {name: {"type": ["boolean", "null"]} for name in _STREAM_OPTIONS},
+        "additionalProperties": False,
+    },
+    in_predict=False,
+)
+USER = without_effect("user", *string("No effect."))
+STORE = without_effect("store", never_stored, {"enum": [False, None], "description": "Nothing is stored."})
+_TIERS = ("flex", "scale", "priority", "fast")
+WITHOUT_EFFECT = Parameters(
+    USER,
+    without_effect(
+        "metadata", check_metadata, {"type": ["object", "null"], "maxProperties": 16, "description": "No effect."}
+    ),
+    STORE,
+    without_effect(
+        "service_tier", *only("auto", "default", known=("flex", "scale", "priority", "fast"), droppable=True)
+    ),
+    without_effect("safety_identifier", *string("No effect.", longest=128)),
+    without_effect("prompt_cache_key", *string("No effect.")),
+    without_effect("prompt_cache_retention", *only("in_memory", known=("24h",), droppable=True)),
+    refused("prompt_cache_options"),
+    refused("moderation"),
+)
+
+
+def check_token_limits(checked: Mapping[str, Any], parameters: Parameters, *, least: int = 1) -> None:
+    """Of several names for the same limit the values are equal, as some clients send them.
+
+    `least`: 0 where log probabilities of the prompt are requested.
+    """
+    given = [name for name in parameters.token_limits if name in checked]
+    if len(given) > 1 and len({checked[name] for name in given}) > 1:
         raise InvalidRequest(
-            "'continue_final_message' is only allowed when the last message is an assistant's.",
-            param="continue_final_message",
-        )
-    return checked
-
-
-def check_token_limits(checked: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    given = [name for name in names if name in checked]
-    if len(given) > 1:
-        raise InvalidRequest(
-            f"Setting '{given[1]}' and '{given[0]}' at the same time is not supported.",
-            param=given[1],
+            f"Setting '{given[0]}' and '{given[1]}' at the same time is not supported.",
+            param=given[0],
             code="invalid_parameter_combination",
         )
+    if given:
+        validators.integer(least)(checked[given[0]], given[0])
 
 
 def check_stream_pair(checked: Mapping[str, Any]) -> None:
     if "stream_options" in checked and not checked.get("stream"):
-        raise _only_with("stream_options", "stream", "enabled")
+        raise only_with("stream_options", "stream", "enabled")
 
 
-def _check_tool_fields(checked: Mapping[str, Any]) -> None:
-    if "tools" in checked and "functions" in checked:
-        raise InvalidRequest("'functions' and 'tools' are mutually exclusive.", param="functions")
-    for needs, field in (("tools", "tool_choice"), ("tools", "parallel_tool_calls"), ("functions", "function_call")):
-        if field in checked and needs not in checked:
-            raise _only_with(field, needs, "specified")
-    check_choice_among(checked.get("tools", ()), checked.get("tool_choice"), "tool_choice")
-    check_choice_among(checked.get("functions", ()), checked.get("function_call"), "function_call")
+def check_prompt_logprobs(checked: Mapping[str, Any]) -> None:
+    if "prompt_logprobs" in checked and checked.get("stream"):
+        raise InvalidRequest(
+            "'prompt_logprobs' is not available when 'stream' is enabled.",
+            param="prompt_logprobs",
+            code="invalid_parameter_combination",
+        )
 
 
-def _only_with(field: str, needs: str, how: str) -> InvalidRequest:
+def only_with(field: str, needs: str, how: str) -> InvalidRequest:
+    """The error of a field that has a meaning beside another one only."""
     verb = "are" if needs.endswith("s") and needs != "logprobs" else "is"
     return InvalidRequest(
         f"'{field}' is only allowed when '{needs}' {verb} {how}.", param=field, code="invalid_parameter_combination"
+    )
+
+
+_NO_STREAM_OPTIONS = StreamOptions()
+
+
+def stream_options(checked: Mapping[str, Any]) -> StreamOptions:
+    given = checked.get("stream_options")
+    if not given:
+        return _NO_STREAM_OPTIONS
+    return StreamOptions(
+        include_usage=given.get("include_usage", False),
+        continuous_usage=given.get("continuous_usage_stats", False),
+        obfuscation=given.get("include_obfuscation", False),
     )

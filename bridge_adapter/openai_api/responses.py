@@ -1,4 +1,4 @@
-"""/responses: the answer as a whole, and the items that it is made of. Pure; the streamed form is its own module."""
+"""/responses: the whole answer and its items. Pure; the streamed form is its own module."""
 
 import secrets
 import time
@@ -8,13 +8,12 @@ from typing import Any
 
 import msgspec
 
-from bridge_adapter.chunks import Renderer
-from bridge_adapter.jobs import Identity, Job
-from bridge_adapter.responses_events import ResponseEvents
-from bridge_adapter.responses_items import function_call_item, message_item, shown_logprobs
-from bridge_adapter.responses_types import chat_fields, check_response
-from bridge_adapter.translate import chat_job
-from bridge_adapter.wire import Choice, Result, Usage
+from bridge_adapter.contract import Choice, Job, Result, Usage
+from bridge_adapter.openai_api.answers import Identity
+from bridge_adapter.openai_api.chat import chat_job
+from bridge_adapter.openai_api.responses_request import RESPONSES, chat_fields, check_response
+from bridge_adapter.openai_api.responses_stream import ResponseEvents, function_call_item, message_item, shown_logprobs
+from bridge_adapter.openai_api.sse import Renderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,10 @@ class ResponsePlan:
 
 
 def plan_response(body: Mapping[str, Any]) -> ResponsePlan:
-    return ResponsePlan(chat_job(chat_fields(check_response(body))), body)
+    checked = check_response(body)
+    job = chat_job(chat_fields(checked))
+    job.names = RESPONSES.predict_names(checked) | {"messages": "input"}
+    return ResponsePlan(job, body)
 
 
 def _given(asked: Mapping[str, Any], name: str, default: Any) -> Any:

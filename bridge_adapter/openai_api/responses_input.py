@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from bridge_adapter import fields
 from bridge_adapter.errors import InvalidRequest
-from bridge_adapter.fields import Check
-from bridge_adapter.messages import check_tool_replies
-from bridge_adapter.tools import FUNCTION_NAME
+from bridge_adapter.openai_api import validators as fields
+from bridge_adapter.openai_api.tools import FUNCTION_NAME
+from bridge_adapter.openai_api.validators import Check
 
 _ROLES = ("user", "assistant", "system", "developer")
 _TEXT_PARTS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
@@ -31,6 +30,11 @@ _CALL: dict[str, Check] = {
     "call_id": fields.text(256),
     "name": FUNCTION_NAME,
     "arguments": fields.string,
+    "parsed_arguments": fields.left_out,
+    "async": fields.left_out,
+    "async_": fields.left_out,  # what openai-python's model_dump() makes of it
+    "caller": fields.left_out,
+    "namespace": fields.left_out,
     "status": fields.string,
 }
 _OUTPUT: dict[str, Check] = {
@@ -44,8 +48,9 @@ _PART: dict[str, Check] = {
     "type": fields.string,
     "text": fields.string,
     "refusal": fields.string,
-    "annotations": _any,
-    "logprobs": _any,
+    "annotations": fields.left_out,
+    "logprobs": fields.left_out,
+    "parsed": fields.left_out,
 }
 
 
@@ -59,8 +64,24 @@ def check_input(value: Any, param: str) -> list[dict[str, Any]]:
         _add(messages, item, f"{param}[{i}]")
     if not messages:
         raise InvalidRequest(f"Invalid '{param}': there is no message in it.", param=param)
-    check_tool_replies(messages, param)
+    _check_outputs(messages, param)
     return messages
+
+
+def _check_outputs(messages: list[dict[str, Any]], param: str) -> None:
+    """Outputs follow their calls, and each call has one; in OpenAI's words for items."""
+    open_calls: list[str] = []
+    for message in [*messages, {"role": "end"}]:
+        if message["role"] != "tool":
+            if open_calls:
+                raise InvalidRequest(f"No tool output found for function call {open_calls[0]}.", param=param)
+            open_calls = [call["id"] for call in message.get("tool_calls", ())]
+        elif message["tool_call_id"] in open_calls:
+            open_calls.remove(message["tool_call_id"])
+        else:
+            raise InvalidRequest(
+                f"No tool call found for function call output with call_id {message['tool_call_id']}.", param=param
+            )
 
 
 def _add(messages: list[dict[str, Any]], item: Any, param: str) -> None:

@@ -1,11 +1,11 @@
-"""tools, tool_choice, response_format and their deprecated forms: checked, brought to the predict contract's shapes."""
+"""tools, tool_choice, response_format and their deprecated forms: checked, converted to the predict contract's."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from bridge_adapter import fields
 from bridge_adapter.errors import InvalidRequest
-from bridge_adapter.fields import Check
+from bridge_adapter.openai_api import validators as fields
+from bridge_adapter.openai_api.validators import Check
 
 FUNCTION_NAME = fields.text(64, r"[a-zA-Z0-9_-]+")
 _FUNCTION: dict[str, Check] = {
@@ -17,12 +17,12 @@ _FUNCTION: dict[str, Check] = {
 
 
 def check_tools(value: Any, param: str) -> list[dict[str, Any]]:
-    return [_tool(item, f"{param}[{i}]") for i, item in enumerate(fields.array(value, param, longest=128))]
+    return [_tool(item, f"{param}[{i}]") for i, item in enumerate(fields.array(value, param, shortest=0, longest=128))]
 
 
 def check_functions(value: Any, param: str) -> list[dict[str, Any]]:
     known = {name: check for name, check in _FUNCTION.items() if name != "strict"}
-    items = fields.array(value, param, longest=128)
+    items = fields.array(value, param, shortest=0, longest=128)
     return [
         {"type": "function", "function": fields.shape(item, f"{param}[{i}]", known, ("name",))}
         for i, item in enumerate(items)
@@ -60,6 +60,9 @@ def check_choice_among(tools: Sequence[dict[str, Any]], choice: Any, param: str)
 
 def check_response_format(value: Any, param: str) -> dict[str, Any]:
     kind = _kind(value, param, ("text", "json_object", "json_schema"))
+    if kind == "json_object" and value.get("schema") is not None:  # as llama.cpp and others take a schema
+        checked = fields.shape(value, param, {"type": fields.string, "schema": fields.json_schema})
+        return {"type": "json_schema", "json_schema": {"name": "response", "schema": checked["schema"]}}
     if kind == "json_schema":
         return fields.shape(value, param, {"type": fields.string, "json_schema": _json_schema}, ("json_schema",))
     return fields.shape(value, param, {"type": fields.string})
@@ -107,3 +110,10 @@ def _json_schema(value: Any, param: str) -> dict[str, Any]:
         "strict": fields.boolean,
     }
     return fields.shape(value, param, known, ("name",))
+
+
+def demands_call(choice: Any) -> bool:
+    """Whether a checked `tool_choice` leaves no answer but a call."""
+    if isinstance(choice, dict):
+        return bool(choice["type"] == "function" or choice["allowed_tools"]["mode"] == "required")
+    return bool(choice == "required")

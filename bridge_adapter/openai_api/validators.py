@@ -1,7 +1,9 @@
 """Checks of one JSON value each, with OpenAI's own messages, codes and parameter paths. Knows no field by name."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, cast
 
 from bridge_adapter.errors import InvalidRequest
@@ -39,8 +41,41 @@ def missing(param: str) -> InvalidRequest:
     return InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
 
 
-def unknown(param: str) -> InvalidRequest:
-    return InvalidRequest(f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
+_dropped: ContextVar[list[str] | None] = ContextVar("dropped", default=None)
+
+
+@contextmanager
+def dropping_unknown() -> Iterator[list[str]]:
+    """Inside, unknown fields at any depth are left out and their paths are added to the list."""
+    dropped: list[str] = []
+    token = _dropped.set(dropped)
+    try:
+        yield dropped
+    finally:
+        _dropped.reset(token)
+
+
+def drop_unknown(value: Any, param: str) -> None:
+    """Raises InvalidRequest unless inside `dropping_unknown`, or for null: some clients spell out all their fields."""
+    if value is None:
+        return
+    drop_or_raise(
+        param,
+        InvalidRequest(f"Unknown parameter: '{param[:200]}'.", param=param[:200], code="unknown_parameter"),
+    )
+
+
+def drop_or_raise(param: str, error: InvalidRequest) -> None:
+    """For an unsupported value that can be left out: inside `dropping_unknown` it is, else `error` is raised."""
+    dropped = _dropped.get()
+    if dropped is None:
+        raise error
+    dropped.append(param)
+
+
+def left_out(value: Any, param: str) -> Any:
+    """The check of fields that clients send back because they stood in an answer, and that no model reads."""
+    return None
 
 
 def wrong_value(param: str, value: str, supported: Sequence[str]) -> InvalidRequest:
@@ -70,9 +105,17 @@ def _outside(param: str, noun: str, side: str, sign: str, bound: float, value: f
     )
 
 
+def _too_long(param: str, low: int, high: int, value: float) -> InvalidRequest:
+    if value < low:
+        return _outside(param, "integer", "below_min", ">=", low, value)
+    return _outside(param, "integer", "above_max", "<=", high, value)
+
+
 def integer(low: int, high: int = INT64_MAX) -> Check:
     def check(value: Any, param: str) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
+            if isinstance(value, float) and abs(value) > 2**63:  # what orjson makes of longer integers
+                raise _too_long(param, low, high, value)
             raise wrong_type(param, "an integer", value)
         if value < low:
             raise _outside(param, "integer", "below_min", ">=", low, value)
@@ -142,19 +185,27 @@ def one_of(*names: str) -> Check:
     return check
 
 
-def only(*supported: Any, known: Sequence[str] = ()) -> Check:
-    """Accept the values that change nothing; say of OpenAI's other ones that they are not supported here."""
+def only(*supported: Any, known: Sequence[str] = (), droppable: bool = False) -> Check:
+    """Accepts the values that change nothing. Others are refused or, if `droppable`, dropped like unknown fields."""
 
     def check(value: Any, param: str) -> Any:
-        if type(value) is not type(supported[0]):
-            raise wrong_type(param, "a string" if isinstance(supported[0], str) else "a boolean", value)
-        if value in supported:
+        if type(value) is type(supported[0]) and value in supported:
             return value
-        if known and value not in known:
-            raise wrong_value(param, str(value), (*supported, *known))
-        raise unsupported_value(param, value, [str(name) for name in supported])
+        error = _not_among(value, param, supported, known)
+        if not droppable:
+            raise error
+        drop_or_raise(param, error)
+        return supported[0]
 
     return check
+
+
+def _not_among(value: Any, param: str, supported: Sequence[Any], known: Sequence[str]) -> InvalidRequest:
+    if type(value) is not type(supported[0]):
+        return wrong_type(param, "a string" if isinstance(supported[0], str) else "a boolean", value)
+    if known and value not in known:
+        return wrong_value(param, str(value), (*supported, *known))
+    return unsupported_value(param, value, [str(name) for name in supported])
 
 
 def mapping(value: Any, param: str) -> dict[str, Any]:
@@ -203,8 +254,8 @@ def shape(value: Any, param: str, fields: dict[str, Check], required: Sequence[s
         check = fields.get(name)
         path = f"{param}.{name}"
         if check is None:
-            raise unknown(path)
-        if item is not None:
+            drop_unknown(item, path)
+        elif item is not None and check is not left_out:
             checked[name] = check(item, path)
     for name in required:
         if name not in checked:

@@ -1,0 +1,1 @@
+"""OpenAI's requests, answers and streams, translated to and from the predict contract. Pure."""
