@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable, Sequence
 
 from bridge_adapter import __version__
-from bridge_adapter.configuration import SettingsError, load_settings
-from bridge_adapter.routing import Router
-from bridge_adapter.settings import Settings
+from bridge_adapter.settings import AdapterSettings, SettingsError
+from bridge_adapter.settings_file import load_settings
+from bridge_adapter.upstream.routing import Router
 
 
 class CannotListen(Exception):
-    """The address is taken or not ours."""
+    """The address is in use or not of this machine."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,12 +35,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bridge-adapter", description="OpenAI's API in front of any Truss.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    serve = commands.add_parser("serve", help="serve; with no file, BRIDGE_UPSTREAM_URL and BRIDGE_MODEL say what")
+    serve = commands.add_parser("serve", help="serve; without a file, BRIDGE_UPSTREAM_URL is the Truss")
     serve.add_argument("--config", metavar="FILE", default=os.environ.get("BRIDGE_CONFIG"), help="settings file (YAML)")
     serve.add_argument("--host", help="address to bind to (127.0.0.1)")
     serve.add_argument("--port", help="port to bind to (8000)")
     serve.add_argument("--workers", help="worker processes (1)")
-    check = commands.add_parser("check", help="check a settings file and say what it means")
+    check = commands.add_parser("check", help="check a settings file and print what it sets up")
     check.add_argument("file", metavar="FILE")
     return parser
 
@@ -56,16 +56,17 @@ def _overrides(options: argparse.Namespace) -> dict[str, str]:
 def _serve(options: argparse.Namespace) -> int:
     overrides = _overrides(options)
 
-    def reread() -> Settings:
+    def reread() -> AdapterSettings:
         return load_settings(options.config, {**os.environ, **overrides})
 
     settings = reread()
     if not settings.models and not settings.path_form.enabled:
         raise SettingsError("no model to serve: fill `models`, or set BRIDGE_UPSTREAM_URL and BRIDGE_MODEL")
     Router(settings)
+    _store_address(settings)
     if settings.keys.mode == "open" and not settings.local:
         logging.getLogger("bridge_adapter").warning(
-            "keys.mode is `open` and the service listens on %s: everybody who reaches it may use it",
+            "keys.mode is `open` and the service listens on %s: anybody who can reach it can use it",
             settings.server.host,
         )
     with _listen(settings.server.host, settings.server.port) as listener:
@@ -85,19 +86,19 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _run(
-    settings: Settings,
+    settings: AdapterSettings,
     listener: socket.socket,
     path: str | None,
     overrides: dict[str, str],
-    reread: Callable[[], Settings],
+    reread: Callable[[], AdapterSettings],
 ) -> None:
     if settings.server.workers == 1:
-        gc.disable()  # importing makes no garbage worth a tenth of the start; the server turns it on again
-        from bridge_adapter.serving import BridgeServer
+        gc.disable()  # imports leave little garbage, and collecting takes a tenth of the start; the server enables it
+        from bridge_adapter.server.process import BridgeServer
 
         BridgeServer(settings, reread).run(sockets=[listener])
     else:
-        from bridge_adapter.workers import Workers
+        from bridge_adapter.server.workers import Workers
 
         Workers(settings.server.workers, listener, path, overrides).run()
 
@@ -105,15 +106,30 @@ def _run(
 def _check(path: str) -> int:
     settings = load_settings(path)
     router = Router(settings)
-    for upstream in router.upstreams:
-        names = [name for name in router.names if router.table_name(name) == upstream.name and name != upstream.name]
+    for pool in router.pools:
+        names = [name for name in router.names if router.table_name(name) == pool.name and name != pool.name]
         aliases = f" (also {', '.join(names)})" if names else ""
-        key = "with its own key" if upstream.authorization else "without a key of its own"
-        print(f"model {upstream.name}{aliases}: {upstream.url}, dialect {upstream.dialect}, {key}")
+        for upstream in pool.upstreams:
+            key = "with its own key" if upstream.authorization else "without a key of its own"
+            share = f", priority {upstream.priority}, weight {upstream.weight:g}" if upstream.target else ""
+            print(f"model {pool.name}{aliases}: {upstream.url}, dialect {upstream.dialect}, {key}{share}")
+        if pool.fallbacks:
+            print(f"model {pool.name}: falls back to {', '.join(pool.fallbacks)}")
     print(f"path form: {settings.path_form.url if settings.path_form.enabled else 'off'}")
     print(f"keys: {settings.keys.mode}" + "".join(f", {client.name}" for client in settings.keys.clients))
+    if settings.keys.store is not None:
+        print(f"limits: counted at {_store_address(settings)}, fail {settings.keys.store.fail}")
     print(f"serves on {settings.server.host}:{settings.server.port}")
     return 0
+
+
+def _store_address(settings: AdapterSettings) -> str:
+    """Where limits are counted, without the password; empty for this process. Raises SettingsError."""
+    if settings.keys.store is None:
+        return ""
+    from bridge_adapter.server.store_url import store_address
+
+    return store_address(settings.keys.store)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the service may be told: one frozen tree of values in the shape of the settings file. Reads no file itself."""
+"""The adapter's settings: a frozen tree of values, structured as the settings file is. Reads no file."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,6 +11,8 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Dialect = Literal["auto", "predict", "text", "openai"]
 """predict: this project's contract. text: a bare JSON string, or raw text pieces. openai: ChatCompletions itself."""
 
+DEPLOYMENT = "path_form"
+"""What metrics and logs call a deployment that only the path of a request names."""
 BASETEN_URL = "https://model-{model_id}.api.baseten.co/production/predict"
 
 
@@ -42,31 +44,66 @@ class Price(Part, frozen=True):
     output: NotNegative = 0.0
 
 
+FREE = Price()
+
+
 class Baseten(Part, frozen=True):
-    """A hosted deployment: `environment` unless `deployment` or `development` is given."""
+    """A hosted deployment: `environment` unless `deployment` or `development` is given.
+
+    endpoint: the Truss's predict, or `openai`, its own /v1/chat/completions.
+    """
 
     model_id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{4,32}$")]
     environment: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_-]{1,64}$")] = "production"
     deployment: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{4,32}$")] | None = None
     development: bool = False
     regional: bool = False
+    endpoint: Literal["predict", "openai"] = "predict"
 
     def url(self) -> str:
+        """The predict URL, or the base URL that OpenAI clients are given."""
         if self.regional:
             return f"https://model-{self.model_id}-{self.environment}.api.baseten.co/predict"
-        target = f"environments/{self.environment}" if self.environment != "production" else "production"
+        openai = self.endpoint == "openai"
+        target = f"environments/{self.environment}" if openai or self.environment != "production" else "production"
         if self.development:
             target = "development"
         if self.deployment:
             target = f"deployment/{self.deployment}"
-        return f"https://model-{self.model_id}.api.baseten.co/{target}/predict"
+        return f"https://model-{self.model_id}.api.baseten.co/{target}/{'sync/v1' if openai else 'predict'}"
 
 
-class Model(Part, frozen=True):
-    """One row of the models table. Exactly one of `url` and `baseten`."""
+class Target(Part, frozen=True):
+    """One of several servers of a model. Exactly one of `url` and `baseten`.
+
+    priority: those of the lowest number are asked, the others when none of them can; weight: the share of requests
+    among those of one priority; name: what metrics call it, by default its number.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    url: str | None = None
+    baseten: Baseten | None = None
+    weight: Positive = 1.0
+    priority: Annotated[int, msgspec.Meta(ge=0)] = 0
+    dialect: Dialect = "auto"
+    upstream_model: str | None = None
+    key_env: str | None = None
+    key_file: str | None = None
+    key_scheme: Literal["Api-Key", "Bearer"] = "Api-Key"
+    concurrency: Count | None = None
+
+
+class ModelEntry(Part, frozen=True):
+    """One row of the models table. Exactly one of `url`, `baseten` and `upstreams`.
+
+    fallbacks: models of the table that answer, in this order, when no server of this one can.
+    max_tokens_over_context: `clamp` has the Truss lower it; only the predict dialect can ask for that.
+    """
 
     url: str | None = None
     baseten: Baseten | None = None
+    upstreams: tuple[Target, ...] = ()
+    fallbacks: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     dialect: Dialect = "auto"
     upstream_model: str | None = None
@@ -74,11 +111,13 @@ class Model(Part, frozen=True):
     key_file: str | None = None
     key_scheme: Literal["Api-Key", "Bearer"] = "Api-Key"
     defaults: dict[str, Any] = {}
-    caps: dict[str, float] = {}
+    caps: dict[str, Count] = {}
+    max_tokens_over_context: Literal["refuse", "clamp"] = "refuse"
+    max_stop_strings: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()
     concurrency: Count | None = None
-    price: Price = Price()
+    price: Price = FREE
     unknown_fields: Literal["refuse", "drop"] = "refuse"
 
 
@@ -101,14 +140,29 @@ class ClientKey(Part, frozen=True):
     sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
     models: tuple[str, ...] | None = None
     requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
     concurrent_streams: Count | None = None
 
 
+class Store(Part, frozen=True):
+    """Redis or Valkey, where the limits of keys are counted for all processes. Exactly one of `url` and `url_env`.
+
+    fail: while it gives no answer, `open` goes on with the process's own counts and `closed` answers 503.
+    timeout: seconds for an answer; after a late one nobody waits for it until it answers again.
+    """
+
+    url: str | None = None
+    url_env: str | None = None
+    fail: Literal["open", "closed"] = "open"
+    timeout: Positive = 0.04
+
+
 class Keys(Part, frozen=True):
-    """open: no check. list: `clients` only. pass_through: the caller's key goes on to the upstreams without one."""
+    """open: no check. list: `clients` only. pass_through: upstreams without a key get the caller's."""
 
     mode: Literal["open", "list", "pass_through"] = "open"
     clients: tuple[ClientKey, ...] = ()
+    store: Store | None = None
 
 
 class Server(Part, frozen=True):
@@ -141,10 +195,10 @@ class Observe(Part, frozen=True):
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
-class Settings(Part, frozen=True):
+class AdapterSettings(Part, frozen=True):
     """The whole settings file."""
 
-    models: dict[str, Model] = {}
+    models: dict[str, ModelEntry] = {}
     path_form: PathForm = PathForm()
     keys: Keys = Keys()
     server: Server = Server()
@@ -152,15 +206,9 @@ class Settings(Part, frozen=True):
 
     @property
     def local(self) -> bool:
-        """Open to everybody, but bound to where only this machine is."""
+        """Open to all callers, but bound to an address of this machine only."""
         return self.keys.mode == "open" and self.server.host in LOCAL_HOSTS
 
-    @property
-    def trusted_hosts(self) -> frozenset[str] | None:
-        """The names by which the service may be called; None: any.
 
-        A local service answers to local names only: a web page that has its own name point here must not get through.
-        """
-        if self.server.trusted_hosts is not None:
-            return frozenset(self.server.trusted_hosts)
-        return frozenset(LOCAL_HOSTS) if self.local else None
+class SettingsError(Exception):
+    """A setting is wrong; the message names it."""

@@ -1,59 +1,25 @@
-"""Who calls, and how much they may: keys compared in constant time, requests a minute, streams at once. No I/O."""
+"""Who calls, told by keys that are compared in constant time. What a key may use is its limits' matter. No I/O."""
 
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from bridge_adapter.errors import Forbidden, RateLimited, Unauthenticated
+from bridge_adapter.errors import Forbidden, Unauthenticated
+from bridge_adapter.server.limit_store import LimitStore
+from bridge_adapter.server.limits import KeyLimits, LocalLimits
+from bridge_adapter.server.shared_limits import SharedLimits
 from bridge_adapter.settings import ClientKey, Keys
 
 
 class Caller:
-    """One key's limits and what is used of them, in this process."""
+    """One key: which models it opens, and how much it may use."""
 
-    def __init__(self, client: ClientKey | None, clock: Callable[[], float]) -> None:
+    def __init__(self, client: ClientKey | None, limits: KeyLimits) -> None:
         self.name = client.name if client else ""
         self.models = frozenset(client.models) if client and client.models is not None else None
-        self._per_minute = client.requests_per_minute if client else None
-        self._streams = client.concurrent_streams if client else None
-        self._clock = clock
-        self._left = float(self._per_minute or 0)
-        self._refilled = clock()
-        self._open_streams = 0
-
-    def admit(self) -> dict[str, str]:
-        """Take one request from the minute's; returns the rate headers or raises RateLimited."""
-        if self._per_minute is None:
-            return {}
-        now = self._clock()
-        per_second = self._per_minute / 60
-        self._left = min(float(self._per_minute), self._left + (now - self._refilled) * per_second)
-        self._refilled = now
-        if self._left < 1:
-            wait = (1 - self._left) / per_second
-            raise RateLimited(
-                f"Rate limit reached for requests per minute: the limit is {self._per_minute}. "
-                f"Please try again in {wait:.1f}s.",
-                retry_after=wait,
-                headers=self._headers(),
-            )
-        self._left -= 1
-        return self._headers()
-
-    @contextmanager
-    def stream(self) -> Iterator[None]:
-        """One stream's place among those that the key may have at once."""
-        if self._streams is not None and self._open_streams >= self._streams:
-            raise RateLimited(
-                f"Rate limit reached for concurrent streams: the limit is {self._streams}.", retry_after=1.0
-            )
-        self._open_streams += 1
-        try:
-            yield
-        finally:
-            self._open_streams -= 1
+        self.limits = limits
+        self._amounts = client and (client.requests_per_minute, client.tokens_per_minute, client.concurrent_streams)
 
     def check_model(self, *names: str) -> None:
         """`names`: what the table calls the model, and what the request does."""
@@ -65,30 +31,23 @@ class Caller:
             )
 
     def same_limits(self, other: "Caller") -> bool:
-        return (self.name, self.models, self._per_minute, self._streams) == (
-            other.name,
-            other.models,
-            other._per_minute,
-            other._streams,
-        )
-
-    def _headers(self) -> dict[str, str]:
-        limit = self._per_minute or 0
-        reset = (limit - self._left) / (limit / 60)
-        return {
-            "x-ratelimit-limit-requests": str(limit),
-            "x-ratelimit-remaining-requests": str(int(self._left)),
-            "x-ratelimit-reset-requests": f"{reset:.1f}s",
-        }
+        return (self.name, self.models, self._amounts) == (other.name, other.models, other._amounts)
 
 
 class Keyring:
     """All keys that open this service."""
 
-    def __init__(self, keys: Keys, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, keys: Keys, clock: Callable[[], float] = time.monotonic, store: LimitStore | None = None
+    ) -> None:
+        """store: where the limits are counted; None for this process."""
         self._mode = keys.mode
-        self._anybody = Caller(None, clock)
-        self._callers = [(bytes.fromhex(client.sha256), Caller(client, clock)) for client in keys.clients]
+        self._anybody = Caller(None, LocalLimits(None, clock))
+        self._callers: list[tuple[bytes, Caller]] = []
+        for client in keys.clients:
+            local = LocalLimits(client, clock)
+            limits: KeyLimits = local if store is None or not _limited(client) else SharedLimits(client, store, local)
+            self._callers.append((bytes.fromhex(client.sha256), Caller(client, limits)))
 
     def identify(self, key: str | None) -> Caller:
         if self._mode == "open":
@@ -117,6 +76,10 @@ class Keyring:
             (digest, held if (held := known.get(digest)) is not None and held.same_limits(caller) else caller)
             for digest, caller in self._callers
         ]
+
+
+def _limited(client: ClientKey) -> bool:
+    return (client.requests_per_minute, client.tokens_per_minute, client.concurrent_streams) != (None, None, None)
 
 
 def key_of(authorization: str | None) -> str | None:

@@ -6,22 +6,23 @@ from collections.abc import Mapping
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bridge_adapter.errors import APIError, Forbidden
-from bridge_adapter.exchange import Exchange, request_id
-from bridge_adapter.replies import send_error
-from bridge_adapter.service import Service
-from bridge_adapter.watch import ClientGone
+from bridge_adapter.errors import APIError, ClientGone, forget_frames
+from bridge_adapter.openai_api.answers import request_id
+from bridge_adapter.server.replies import send_error
+from bridge_adapter.server.state import AdapterState
+from bridge_adapter.server.url_hints import meant
+from bridge_adapter.telemetry.exchange import Exchange
 
 _logger = logging.getLogger("bridge_adapter")
 _CLIENT_GONE = 499
 
 
-class Edge:
+class RequestMiddleware:
     """Every request passes here. After an answer began an error cannot be told: the server cuts what has no end."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, state: AdapterState) -> None:
         self._app = app
-        self._service = service
+        self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,46 +46,37 @@ class Edge:
                 ]
             await send(message)
 
-        observer = self._service.observer
-        self._service.in_flight += 1
+        observer = self._state.observer
+        self._state.in_flight += 1
         observer.began(exchange, headers)
         try:
-            self._check_host(headers.get(b"host", b"").decode("latin-1"))
+            self._state.trusted_hosts.check(headers.get(b"host", b"").decode("latin-1"))
             await self._app(scope, receive, tell)
-        except ClientGone:
-            exchange.cancelled = True
-            exchange.status = exchange.status or _CLIENT_GONE
-        except APIError as error:
-            exchange.note_error(error)
-            if not started:
-                await send_error(tell, error)
-        except HTTPException as error:
-            if not started:
-                await send_error(tell, _in_openais_words(error, exchange.method, exchange.path))
         except Exception as error:
-            # The message of an unexpected error may hold content: its type and place must do.
-            _logger.error("request_id=%s failed: %s", exchange.request_id, _place(error))
-            exchange.error = "internal"
-            if not started:
-                await send_error(tell, APIError("The server had an error while processing your request."))
+            reply = _reply(exchange, error)
+            if reply is not None and not started:
+                await send_error(tell, reply)
+            forget_frames(error)
         finally:
-            self._service.in_flight -= 1
+            self._state.in_flight -= 1
             observer.ended(exchange)
 
-    def _check_host(self, host: str) -> None:
-        trusted = self._service.trusted_hosts
-        if trusted is not None and host and _host_name(host) not in trusted:
-            raise Forbidden(
-                f"This service does not answer to the host name '{_host_name(host)[:100]}'; "
-                "`server.trusted_hosts` says to which it does."
-            )
 
-
-def _host_name(host: str) -> str:
-    """Without the port and the brackets."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0].lower()
+def _reply(exchange: Exchange, error: Exception) -> APIError | None:
+    """What the client is told, which is nothing if it has left. The exchange notes what became of the request."""
+    if isinstance(error, ClientGone):
+        exchange.cancelled = True
+        exchange.status = exchange.status or _CLIENT_GONE
+        return None
+    if isinstance(error, APIError):
+        exchange.note_error(error)
+        return error
+    if isinstance(error, HTTPException):
+        return _in_openais_words(error, exchange.method, exchange.path)
+    # The message of an unexpected error may hold content: its type and place must do.
+    _logger.error("request_id=%s failed: %s", exchange.request_id, _place(error))
+    exchange.error = "internal"
+    return APIError("The server had an error while processing your request.")
 
 
 def _place(error: BaseException) -> str:
@@ -106,5 +98,7 @@ def _in_openais_words(error: HTTPException, method: str, path: str) -> APIError:
             headers=error.headers,
         )
     if error.status_code == 404:
-        return APIError(f"Invalid URL ({method} {path[:200]})", status=404, type="invalid_request_error")
+        known = meant(path)
+        hint = f" (HINT: Perhaps you meant {known[:200]}?)" if known and known != path else ""
+        return APIError(f"Invalid URL ({method} {path[:200]}){hint}", status=404, type="invalid_request_error")
     return APIError(str(error.detail)[:200], status=error.status_code, type="invalid_request_error")

@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bridge_adapter.errors import model_not_found
-from bridge_adapter.exchange import Exchange
-from bridge_adapter.keys import key_of
-from bridge_adapter.schemas import ERROR
-from bridge_adapter.service import Service
+from bridge_adapter.openai_api.schemas import ERROR
+from bridge_adapter.server.auth import key_of
+from bridge_adapter.server.state import AdapterState
+from bridge_adapter.telemetry.exchange import Exchange
 
 _MODEL_SCHEMA = {
     "type": "object",
@@ -48,22 +48,22 @@ def _parameter(name: str) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
-def models_router(service: Service) -> APIRouter:
+def models_router(state: AdapterState) -> APIRouter:
     router = APIRouter(tags=["models"])
     created = int(time.time())
 
-    def allowed(request: Request, model_id: str | None) -> list[str]:
+    async def allowed(request: Request, model_id: str | None) -> list[str]:
         exchange: Exchange = request.state.exchange
         exchange.route = "models"
-        service.check_open()
+        state.check_open()
         key = key_of(request.headers.get("authorization"))
-        caller = service.keyring.identify(key)
+        caller = state.keyring.identify(key)
         exchange.client = caller.name
-        exchange.add_headers(caller.admit())
-        routes = service.router
+        exchange.add_headers(await caller.limits.admit())
+        routes = state.router
         if model_id is not None:
-            route = routes.by_path(model_id, key)
-            caller.check_model(route.upstream.name, route.model)
+            destination = routes.by_path(model_id, key)
+            caller.check_model(destination.pool.name, destination.model)
             return [model_id]
         if caller.models is None:
             return routes.names
@@ -76,12 +76,14 @@ def models_router(service: Service) -> APIRouter:
         return {"id": name, "object": "model", "created": created, "owned_by": "truss"}
 
     async def list_models(request: Request) -> Response:
-        names = allowed(request, request.path_params.get("model_id"))
+        names = await allowed(request, request.path_params.get("model_id"))
         return answer({"object": "list", "data": [described(name) for name in names]})
 
     async def retrieve_model(request: Request) -> Response:
         model_id, name = request.path_params.get("model_id"), request.path_params["name"]
-        if name not in allowed(request, model_id):
+        if not name.strip("/"):
+            return await list_models(request)
+        if name not in await allowed(request, model_id):
             raise model_not_found(name)
         return answer(described(name))
 

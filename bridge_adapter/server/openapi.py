@@ -1,17 +1,12 @@
-"""The OpenAPI description of the faces, whose routes FastAPI does not look into."""
+"""The OpenAPI description of the operations, whose routes FastAPI does not know."""
 
 from typing import Any
 
 from fastapi import FastAPI
 
-from bridge_adapter.faces import FACES
-from bridge_adapter.schemas import ERROR, REQUESTS, STREAM_EXAMPLE
+from bridge_adapter.openai_api.operations import OPERATIONS
+from bridge_adapter.openai_api.schemas import ERROR
 
-_SUMMARIES = {
-    "/chat/completions": "Create a chat completion",
-    "/completions": "Create a completion",
-    "/responses": "Create a response",
-}
 _ERRORS = {
     "400": "The request is wrong; `param` names the field.",
     "401": "No key, or a wrong one.",
@@ -19,20 +14,21 @@ _ERRORS = {
     "404": "No such model.",
     "413": "The body is too large.",
     "415": "The body is not declared as JSON.",
-    "429": "A limit is reached; `retry-after` says when to try again.",
-    "502": "The model's server sent something that cannot be used.",
+    "429": "A limit is reached; retry after the time in `retry-after`.",
+    "502": "The model's server sent an unusable answer.",
     "503": "The model's server cannot be reached or is not ready.",
     "504": "The model's server was too slow.",
 }
 
 
 def operation(path: str, *, by_id: bool) -> dict[str, Any]:
+    described = OPERATIONS[path]
     responses: dict[str, Any] = {
         "200": {
             "description": "The answer; with `stream` its pieces as server-sent events.",
             "content": {
                 "application/json": {"schema": {"type": "object"}},
-                "text/event-stream": {"schema": {"type": "string"}, "example": STREAM_EXAMPLE[path]},
+                "text/event-stream": {"schema": {"type": "string"}, "example": described.event_example},
             },
         }
     }
@@ -41,23 +37,23 @@ def operation(path: str, *, by_id: bool) -> dict[str, Any]:
     parameter = {"name": "model_id", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
         "tags": ["generation"],
-        "summary": _SUMMARIES[path] + (" of a deployment" if by_id else ""),
+        "summary": described.summary + (" of a deployment" if by_id else ""),
         "operationId": path.strip("/").replace("/", "_") + ("_by_id" if by_id else ""),
         "parameters": [parameter] if by_id else [],
         "security": [{"key": []}],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": REQUESTS[path]}}},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": described.schema}}},
         "responses": responses,
     }
 
 
 def describe(app: FastAPI) -> None:
-    """Make the app's description hold the faces too."""
+    """Make the app's description hold the operations too."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
         schema = plain()
         schema.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        for path in FACES:
+        for path in OPERATIONS:
             schema["paths"][f"/v1{path}"] = {"post": operation(path, by_id=False)}
             schema["paths"][f"/{{model_id}}/v1{path}"] = {"post": operation(path, by_id=True)}
         return schema

@@ -10,10 +10,10 @@ from types import FrameType
 
 import uvicorn
 
-from bridge_adapter.app import create_app
-from bridge_adapter.configuration import SettingsError
-from bridge_adapter.service import Service
-from bridge_adapter.settings import Settings
+from bridge_adapter.server.app import create_app
+from bridge_adapter.server.http_protocol import BridgeProtocol
+from bridge_adapter.server.state import AdapterState
+from bridge_adapter.settings import AdapterSettings, SettingsError
 
 _logger = logging.getLogger("bridge_adapter")
 _POLL_SECONDS = 0.05
@@ -22,9 +22,9 @@ _POLL_SECONDS = 0.05
 class BridgeServer(uvicorn.Server):
     """The first SIGTERM or SIGINT: no new requests, running ones may end, for `drain` seconds. A second: at once."""
 
-    def __init__(self, settings: Settings, reread: Callable[[], Settings] | None = None) -> None:
+    def __init__(self, settings: AdapterSettings, reread: Callable[[], AdapterSettings] | None = None) -> None:
         app = create_app(settings)
-        self.service: Service = app.state.service
+        self.state: AdapterState = app.state.adapter
         self._reread = reread
         self._drain: asyncio.Task[None] | None = None
         super().__init__(
@@ -33,7 +33,8 @@ class BridgeServer(uvicorn.Server):
                 host=settings.server.host,
                 port=settings.server.port,
                 loop="auto",
-                http="auto",
+                http=BridgeProtocol,
+                ws="none",
                 lifespan="on",
                 access_log=False,
                 proxy_headers=False,  # no answer depends on the address of the client
@@ -52,36 +53,37 @@ class BridgeServer(uvicorn.Server):
         # What was made to start lives as long as the process: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
+        gc.collect()  # of nothing: a full collection waits for a quarter as many new objects as the last one left
         gc.enable()
         # Few and small collections keep the tail short; who leaves and who is refused does leave cycles behind.
         gc.set_threshold(20_000, 5, 5)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.service.draining or self.service.in_flight == 0 or not self.started:
+        if self.state.draining or self.state.in_flight == 0 or not self.started:
             super().handle_exit(sig, frame)
             return
         self._captured_signals.append(sig)
-        self.service.draining = True
+        self.state.draining = True
 
     async def on_tick(self, counter: int) -> bool:
-        if self.service.draining and not self.should_exit and self._drain is None:
+        if self.state.draining and not self.should_exit and self._drain is None:
             self._drain = asyncio.create_task(self._wait_until_drained())
         return await super().on_tick(counter)
 
     async def _wait_until_drained(self) -> None:
         try:
-            async with asyncio.timeout(self.service.settings.server.drain):
-                while self.service.in_flight:
+            async with asyncio.timeout(self.state.settings.server.drain):
+                while self.state.in_flight:
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
-            _logger.warning("drain: %d requests did not end in time", self.service.in_flight)
+            _logger.warning("drain: %d requests did not end in time", self.state.in_flight)
         self.should_exit = True
 
     def _reload(self) -> None:
         if self._reread is None:
             return
         try:
-            self.service.reload(self._reread())
+            self.state.reload(self._reread())
         except SettingsError as error:
             _logger.error("reload: the settings are not used: %s", error)
         else:

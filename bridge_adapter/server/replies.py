@@ -5,20 +5,17 @@ from collections.abc import Iterable, Mapping
 import orjson
 from starlette.types import Send
 
-from bridge_adapter.chunks import COMMENT
 from bridge_adapter.errors import APIError
+from bridge_adapter.openai_api.sse import COMMENT, HEADERS
 
 Headers = Iterable[tuple[bytes, bytes]]
-
-_STREAM_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),
-]
 
 
 def encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+_STREAM_HEADERS = encoded(HEADERS)
 
 
 async def send_json(send: Send, status: int, body: bytes, headers: Headers = ()) -> None:
@@ -44,7 +41,7 @@ class EventStream:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def beat(self) -> None:
-        """A comment, which every reader of events skips."""
+        """Send a comment, which every reader of events skips."""
         await self.write(COMMENT)
 
     async def end(self) -> None:
@@ -54,4 +51,4 @@ class EventStream:
 
     async def _start(self) -> None:
         self.started = True
-        await self._send({"type": "http.response.start", "status": 200, "headers": list(_STREAM_HEADERS)})
+        await self._send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})

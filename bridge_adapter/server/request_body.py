@@ -1,48 +1,55 @@
-"""A request's body: read within its limit, parsed, unknown fields refused or dropped, defaults and caps applied."""
+"""A request's body: read within its limits of size and time, parsed as JSON. Knows no field."""
 
 import asyncio
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from starlette.types import Receive
 
-from bridge_adapter import fields
-from bridge_adapter.errors import InvalidRequest
-from bridge_adapter.fields import Check
-from bridge_adapter.openai_types import TOKEN_LIMITS
-from bridge_adapter.routing import Upstream
-from bridge_adapter.watch import ClientGone
+from bridge_adapter.errors import ClientGone, InvalidRequest
+from bridge_adapter.openai_api.operations import json_object
+from bridge_adapter.server.content_encoding import ContentDecoder, decoder_for
 
 
 async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, limit: int, seconds: float) -> dict[str, Any]:
-    """The JSON object in the body; raises InvalidRequest, or ClientGone when the body never came to its end."""
+    """The JSON object in the body; raises InvalidRequest, or ClientGone when the body never came to its end.
+
+    `limit` is in bytes, for the body as it is sent and as it is decoded.
+    """
     kind = headers.get(b"content-type", b"").decode("latin-1")
     # A web page of any origin can post other types without asking, and no key stands in its way on an open service.
     if kind.partition(";")[0].strip().lower() != "application/json":
         raise InvalidRequest(f"Invalid Content-Type header ({kind[:100]}), expected application/json.", status=415)
+    decoder = decoder_for(headers.get(b"content-encoding", b"").decode("latin-1"))
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
     try:
         async with asyncio.timeout(seconds):
-            return _parse(await _receive_all(receive, limit))
+            return _parse(await _receive_all(receive, limit, decoder))
     except TimeoutError:
         raise InvalidRequest(
             "The request body did not arrive in time.", status=408, headers={"connection": "close"}
         ) from None
 
 
-async def _receive_all(receive: Receive, limit: int) -> bytes:
+async def _receive_all(receive: Receive, limit: int, decoder: ContentDecoder | None) -> bytes:
     data = bytearray()
+    received = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        data += message.get("body", b"")
-        if len(data) > limit:
+        piece = message.get("body", b"")
+        received += len(piece)
+        data += piece if decoder is None else decoder.decode(piece, limit + 1 - len(data))
+        if max(received, len(data)) > limit:
             raise _too_large(limit)
         if not message.get("more_body", False):
+            if decoder is not None:
+                decoder.finish()
             return bytes(data)
 
 
@@ -54,58 +61,10 @@ def _too_large(limit: int) -> InvalidRequest:
 
 def _parse(data: bytes) -> dict[str, Any]:
     try:
-        body = orjson.loads(data)
+        body = orjson.loads(data.removeprefix(BOM_UTF8))  # which .NET's writers begin with
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(
             f"We could not parse the JSON body of your request: {error.msg} at character {error.pos}. "
             "The API expects a JSON payload."
         ) from None
-    if not isinstance(body, dict):
-        raise InvalidRequest(
-            f"Invalid type for the request body: expected an object, but got {fields.type_name(body)} instead.",
-            code="invalid_type",
-        )
-    return body
-
-
-def model_of(body: Mapping[str, Any]) -> str:
-    name = body.get("model")
-    if name is None:
-        raise InvalidRequest("you must provide a model parameter", param="model", code="missing_required_parameter")
-    return fields.string(name, "model")
-
-
-def without_unknown(
-    body: dict[str, Any], known: Mapping[str, Check], *, drop: bool
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The body and the names of what was dropped from it; raises InvalidRequest for the first one unless `drop`."""
-    unknown = tuple(name for name in body if name not in known)
-    if not unknown:
-        return body, ()
-    if not drop:
-        raise fields.unknown(unknown[0][:100])
-    return {name: value for name, value in body.items() if name in known}, unknown
-
-
-def with_defaults(body: dict[str, Any], upstream: Upstream, known: Mapping[str, Check]) -> dict[str, Any]:
-    if not upstream.defaults:
-        return body
-    given = {name for name, value in body.items() if value is not None}
-    if given.intersection(TOKEN_LIMITS):
-        given.update(TOKEN_LIMITS)
-    added = {name: value for name, value in upstream.defaults.items() if name in known and name not in given}
-    return body | added
-
-
-def check_caps(upstream: Upstream, body: Mapping[str, Any]) -> None:
-    """Refuses what is above a cap, rather than to make less of it than was asked for. Sees checked values only."""
-    for name, cap in upstream.caps.items():
-        for given in TOKEN_LIMITS if name == "max_tokens" else (name,):
-            value = body.get(given)
-            if value is not None and value > cap:
-                raise InvalidRequest(
-                    f"{given} is too large: {value}. This model supports at most {cap:g}, "
-                    f"whereas you provided {value}.",
-                    param=given,
-                    code="integer_above_max_value",
-                )
+    return json_object(body)

@@ -12,9 +12,9 @@ from types import FrameType
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from bridge_adapter.configuration import load_settings
-from bridge_adapter.serving import BridgeServer
-from bridge_adapter.settings import Settings
+from bridge_adapter.server.process import BridgeServer
+from bridge_adapter.settings import AdapterSettings
+from bridge_adapter.settings_file import load_settings
 
 _SHORTEST_LIFE = 1.0
 _CONTEXT = multiprocessing.get_context("spawn")
@@ -23,14 +23,14 @@ _CONTEXT = multiprocessing.get_context("spawn")
 def serve_socket(listener: socket.socket, path: str | None, overrides: dict[str, str]) -> None:
     """One worker's whole life."""
 
-    def reread() -> Settings:
+    def reread() -> AdapterSettings:
         return load_settings(path, {**os.environ, **overrides})
 
     BridgeServer(reread(), reread).run(sockets=[listener])
 
 
 class Workers:
-    """The parent of `count` workers. Limits of keys and models hold in each worker by itself."""
+    """The parent of `count` workers. Limits of models, and of keys without `keys.store`, hold in each by itself."""
 
     def __init__(self, count: int, listener: socket.socket, path: str | None, overrides: dict[str, str]) -> None:
         self._arguments = (listener, path, overrides)

@@ -6,11 +6,11 @@ from typing import Literal, TextIO
 
 import orjson
 
-from bridge_adapter.exchange import Exchange
+from bridge_adapter.telemetry.exchange import Exchange
 
 
 class AccessLog:
-    """Writes to a stream, the standard output if none is given."""
+    """Writes to `stream`, or to the standard output."""
 
     def __init__(self, form: Literal["json", "text"], stream: TextIO | None = None) -> None:
         self._form = form
@@ -49,7 +49,7 @@ def _fields(exchange: Exchange, took: float) -> dict[str, object]:
 
 
 def _plain(fields: dict[str, object]) -> str:
-    """What is empty is left out; a path is quoted, for it may hold anything."""
+    """Empty fields are left out; the path is quoted, as it may hold any character."""
     parts = []
     for name, value in fields.items():
         if value is None or value is False or value == []:

@@ -1,25 +1,25 @@
-"""What is known of one request: a record filled on its way, read by the log, the metrics and the trace."""
+"""The record of one request, filled while it is processed; the log, the metrics and the trace read it."""
 
-import re
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bridge_adapter.contract import Result, Usage
 from bridge_adapter.errors import APIError, UpstreamError
-from bridge_adapter.settings import Price
-from bridge_adapter.wire import Result, Usage
+from bridge_adapter.settings import FREE, Price
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-_SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
 
 @dataclass(slots=True)
 class Exchange:
-    """Times are of `time.perf_counter`. Holds no key and no content."""
+    """Times are of `time.perf_counter`. Holds no key and no content.
+
+    target: the upstream that was asked last, empty if its model has only one; target_faults: (model, target) of those
+    that could not answer; fallback_of: the model that was asked for when another one answers.
+    """
 
     request_id: str
     method: str = ""
@@ -39,6 +39,9 @@ class Exchange:
     cached_tokens: int = 0
     finish_reasons: list[str] = field(default_factory=list)
     retries: int = 0
+    target: str = ""
+    target_faults: list[tuple[str, str]] = field(default_factory=list)
+    fallback_of: str = ""
     cancelled: bool = False
     upstream_request_id: str = ""
     dropped: tuple[str, ...] = ()
@@ -46,31 +49,25 @@ class Exchange:
     observe_gap: Callable[[float], None] | None = None
     span: "Span | None" = None
     trace_headers: dict[str, str] = field(default_factory=dict)
-    price: Price = field(default_factory=Price)
+    price: Price = FREE
 
     def add_headers(self, headers: Mapping[str, str]) -> None:
-        """To be sent with the answer, whatever it becomes."""
-        self.response_headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        """Headers to send with the response, also if it becomes an error."""
+        if headers:
+            self.response_headers += [(n.encode("latin-1"), v.encode("latin-1")) for n, v in headers.items()]
 
     def note_error(self, error: APIError) -> None:
         self.error = error.code or error.type
         if isinstance(error, UpstreamError):
             self.error = self.upstream_error = error.kind
 
-    def dropped_header(self) -> str:
-        """The names of dropped fields, as far as they are words."""
-        return ",".join(name for name in self.dropped if _SAFE_ID.fullmatch(name))[:1000]
-
     def note_result(self, result: Result) -> None:
         self.finish_reasons = [choice.finish_reason for choice in result.choices]
         self.note_usage(result.usage)
 
-    def note_usage(self, usage: Usage) -> None:
+    def note_usage(self, usage: Usage | None) -> None:
+        if usage is None:
+            return
         self.prompt_tokens = usage.prompt_tokens
         self.completion_tokens = usage.completion_tokens
         self.cached_tokens = usage.cached_tokens
-
-
-def request_id(given: str | None) -> str:
-    """The caller's own id if it is harmless in headers and logs, else a new one."""
-    return given if given and _SAFE_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"

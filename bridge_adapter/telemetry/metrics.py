@@ -1,13 +1,13 @@
-"""Prometheus metrics of the service. One registry a process; several worker processes are summed when asked for."""
+"""Prometheus metrics of the adapter. One registry a process; those of several workers are summed on request."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from bridge_adapter.exchange import Exchange
+from bridge_adapter.telemetry.exchange import Exchange
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
@@ -16,7 +16,7 @@ _ROUTE = ("model", "route")
 
 
 class Metrics:
-    """Labels hold names from the settings only; what callers write never becomes one."""
+    """Labels hold names from the settings only, never text that a caller sent."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -42,18 +42,42 @@ class Metrics:
         self._tokens = Counter("bridge_tokens", "Tokens by direction.", ("model", "direction"), registry=registry)
         self._cost = Counter("bridge_cost_dollars", "Tokens times the settings' prices.", ("model",), registry=registry)
         self._faults = Counter(
-            "bridge_upstream_errors", "Upstream faults by kind.", ("model", "kind"), registry=registry
+            "bridge_upstream_errors", "Upstream errors by kind.", ("model", "kind"), registry=registry
         )
-        self._retries = Counter("bridge_retries", "Upstream calls made again.", ("model",), registry=registry)
+        self._retries = Counter("bridge_retries", "Retried upstream calls.", ("model",), registry=registry)
         self._cancels = Counter("bridge_cancels", "Requests whose client left.", _ROUTE, registry=registry)
         self._dropped = Counter("bridge_dropped_fields", "Unknown fields dropped.", ("model",), registry=registry)
+        upstream = ("model", "upstream")
+        self._answers = Counter(
+            "bridge_upstream_answers", "Requests by who answered them.", upstream, registry=registry
+        )
+        self._no_answers = Counter(
+            "bridge_upstream_faults", "Calls that an upstream failed to answer.", upstream, registry=registry
+        )
+        self._fallbacks = Counter(
+            "bridge_fallbacks", "Requests that another model answered.", ("model", "fallback"), registry=registry
+        )
+        self._load = Gauge(
+            "bridge_upstream_in_flight",
+            "Requests at an upstream.",
+            upstream,
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._available = Gauge(
+            "bridge_upstream_available",
+            "1 if an upstream is asked, 0 while it is left alone after faults.",
+            upstream,
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
         self.in_flight = Gauge(
             "bridge_in_flight", "Requests being answered.", registry=registry, multiprocess_mode="livesum"
         )
         self._children: dict[tuple[str, ...], Any] = {}
 
     def gaps(self, exchange: Exchange) -> Callable[[float], None]:
-        """What observes the times between one stream's tokens."""
+        """The function that observes the times between one stream's tokens."""
         observe: Callable[[float], None] = self._child(self._gaps, exchange.model, exchange.route).observe
         return observe
 
@@ -70,12 +94,25 @@ class Metrics:
             self._count_tokens(exchange)
         if exchange.upstream_error:
             self._child(self._faults, model, exchange.upstream_error).inc()
+        for name, target in exchange.target_faults:
+            if target:
+                self._child(self._no_answers, name, target).inc()
+        if exchange.target and exchange.status < 500:
+            self._child(self._answers, model, exchange.target).inc()
+        if exchange.fallback_of:
+            self._child(self._fallbacks, exchange.fallback_of, model).inc()
         if exchange.retries:
             self._child(self._retries, model).inc(exchange.retries)
         if exchange.cancelled:
             self._child(self._cancels, model, route).inc()
         if exchange.dropped:
             self._child(self._dropped, model).inc(len(exchange.dropped))
+
+    def note_upstreams(self, states: Sequence[tuple[str, str, int, bool]]) -> None:
+        """states: (model, upstream, requests in flight, whether it is asked)."""
+        for model, upstream, in_flight, available in states:
+            self._child(self._load, model, upstream).set(in_flight)
+            self._child(self._available, model, upstream).set(1.0 if available else 0.0)
 
     def _count_tokens(self, exchange: Exchange) -> None:
         model, price = exchange.model, exchange.price

@@ -1,14 +1,14 @@
-"""What operators see of requests: the log, the metrics and the traces, told what happens from one place."""
+"""Reports requests to operators: one interface to the log, the metrics and the traces."""
 
 import time
 from collections.abc import Mapping
 
-from bridge_adapter.access_log import AccessLog
-from bridge_adapter.exchange import Exchange
-from bridge_adapter.metrics import Metrics
+from bridge_adapter.contract import Delta, Done, Event, Finish, ToolCall
 from bridge_adapter.settings import Observe
-from bridge_adapter.tracing import Tracing
-from bridge_adapter.wire import Delta, Done, Event, Finish, ToolCall
+from bridge_adapter.telemetry.access_log import AccessLog
+from bridge_adapter.telemetry.exchange import Exchange
+from bridge_adapter.telemetry.metrics import Metrics
+from bridge_adapter.telemetry.tracing import Tracing
 
 
 class Observer:
@@ -22,10 +22,10 @@ class Observer:
     def began(self, exchange: Exchange, headers: Mapping[bytes, bytes]) -> None:
         self.metrics.in_flight.inc()
         if self._tracing is not None:
-            told = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
-            exchange.span = self._tracing.began(exchange, told)
+            decoded = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
+            exchange.span = self._tracing.began(exchange, decoded)
 
-    def heard(self, exchange: Exchange, events: list[Event]) -> None:
+    def note_events(self, exchange: Exchange, events: list[Event]) -> None:
         """Note a batch of a stream: the time of its tokens, how choices ended, the usage."""
         tokens = False
         for event in events:

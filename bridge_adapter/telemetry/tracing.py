@@ -1,10 +1,10 @@
-"""One OpenTelemetry span a request, by the GenAI semantic conventions. Only there when an endpoint is configured."""
+"""One OpenTelemetry span a request, by the GenAI semantic conventions. Used only if an endpoint is configured."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from bridge_adapter.configuration import SettingsError
-from bridge_adapter.exchange import Exchange
+from bridge_adapter.settings import SettingsError
+from bridge_adapter.telemetry.exchange import Exchange
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -30,7 +30,7 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
 
     def began(self, exchange: Exchange, headers: Mapping[str, str]) -> "Span":
-        """A span under the caller's; the exchange carries it on to the upstream."""
+        """A span below the caller's; the exchange has the headers that pass it to the upstream."""
         from opentelemetry.trace import SpanKind, set_span_in_context
 
         parent = self._propagator.extract(dict(headers))
