@@ -1,33 +1,45 @@
 """What a Truss sends -> the contract's events, for each dialect, and the recognition of the dialect. Pure.
 
-A decoder is fed bytes and yields events; `end` is called at a clean end of the body and raises `Broken` if the answer
-is not complete: a Truss swallows exceptions in generators, so a clean end alone proves nothing. What was yielded before
-a `Broken` stands, so that the outcome does not depend on how the network cut the bytes.
+`decode` takes bytes as they arrive and yields events. `end` is called at a clean end of the body and raises `Broken` if
+the answer is incomplete: a Truss swallows exceptions in generators, so a clean end alone proves nothing. The events
+before a `Broken` count, so that the outcome does not depend on how the network cut the bytes.
 """
 
 import codecs
 import re
 from collections.abc import Iterator
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
+import orjson
 
-from bridge_adapter.lines import EventSplitter, LineSplitter
-from bridge_adapter.openai_upstream import ChunkReader
+from bridge_adapter.contract import (
+    Broken,
+    Choice,
+    Delta,
+    Done,
+    Event,
+    Failure,
+    Finish,
+    Result,
+    ResultBuilder,
+    Start,
+    events_of,
+)
 from bridge_adapter.settings import Dialect
-from bridge_adapter.whole import ErrorInside, read_whole
-from bridge_adapter.wire import Broken, Delta, Done, Event, Failure, Finish, Gathered, Result, Start, events_of
+from bridge_adapter.upstream.framing import EventSplitter, LineSplitter
+from bridge_adapter.upstream.openai_dialect import ChunkReader, read_completion
 
-Heard = Literal["predict", "text", "openai"]
+DetectedDialect = Literal["predict", "text", "openai"]
 LONGEST_LINE = 8 * 1024 * 1024
 _decode_event = msgspec.json.Decoder(Event).decode
 
 
 class Decoder(Protocol):
     @property
-    def dialect(self) -> Heard | None: ...
+    def dialect(self) -> DetectedDialect | None: ...
 
-    def feed(self, data: bytes) -> Iterator[Event]: ...
+    def decode(self, data: bytes) -> Iterator[Event]: ...
 
     def end(self) -> Iterator[Event]: ...
 
@@ -35,14 +47,14 @@ class Decoder(Protocol):
 class PredictDecoder:
     """NDJSON of the predict contract. Empty lines are keep-alives."""
 
-    dialect: Heard | None = "predict"
+    dialect: DetectedDialect | None = "predict"
 
     def __init__(self) -> None:
         self._lines = LineSplitter(LONGEST_LINE)
         self._ended = False
 
-    def feed(self, data: bytes) -> Iterator[Event]:
-        for line in self._lines.feed(data):
+    def decode(self, data: bytes) -> Iterator[Event]:
+        for line in self._lines.split(data):
             if line and not self._ended:
                 yield self._read(line)
 
@@ -57,48 +69,48 @@ class PredictDecoder:
         try:
             event: Event = _decode_event(line)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Broken("a line that is no event") from error
+            raise Broken("a line that is not an event") from error
         self._ended = type(event) is Done or type(event) is Failure
         return event
 
 
 class TextDecoder:
-    """Raw text pieces. A clean end is the only sign of the end that this dialect has; usage is not known, so zero."""
+    """Raw text. The dialect marks no end but that of the body, gives no reason for it and counts no tokens."""
 
-    dialect: Heard | None = "text"
+    dialect: DetectedDialect | None = "text"
 
     def __init__(self) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._started = False
 
-    def feed(self, data: bytes) -> Iterator[Event]:
+    def decode(self, data: bytes) -> Iterator[Event]:
         if not self._started:
             self._started = True
-            yield Start()
+            yield Start(None)
         text = self._utf8.decode(data)
         if text:
             yield Delta(0, text)
 
     def end(self) -> Iterator[Event]:
-        yield from self.feed(b"")
+        yield from self.decode(b"")
         rest = self._utf8.decode(b"", True)
         if rest:
             yield Delta(0, rest)
         yield Finish(0, "stop")
-        yield Done()
+        yield Done(None)
 
 
 class OpenAIDecoder:
     """Chat completion chunks as server-sent events."""
 
-    dialect: Heard | None = "openai"
+    dialect: DetectedDialect | None = "openai"
 
     def __init__(self) -> None:
         self._events = EventSplitter(LONGEST_LINE)
         self._reader = ChunkReader()
 
-    def feed(self, data: bytes) -> Iterator[Event]:
-        for piece in self._events.feed(data):
+    def decode(self, data: bytes) -> Iterator[Event]:
+        for piece in self._events.split(data):
             yield from self._reader.read(piece)
 
     def end(self) -> Iterator[Event]:
@@ -108,17 +120,17 @@ class OpenAIDecoder:
 
 
 class WholeDecoder:
-    """One JSON value although a stream was asked for: read when it has ended, told as the stream it stands for."""
+    """One JSON value although a stream was requested: parsed at its end, then converted to the events of a stream."""
 
-    dialect: Heard | None = None
+    dialect: DetectedDialect | None = None
 
     def __init__(self) -> None:
         self._body = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Event]:
+    def decode(self, data: bytes) -> Iterator[Event]:
         self._body += data
         if len(self._body) > LONGEST_LINE:
-            raise Broken("an answer that has no end")
+            raise Broken("an answer above the size limit")
         return iter(())
 
     def end(self) -> Iterator[Event]:
@@ -127,38 +139,39 @@ class WholeDecoder:
 
 
 _PREDICT = re.compile(rb'\s*\{\s*"event"\s*:')
-_OPENAI = re.compile(rb"\s*data: ?(?:\{|\[DONE\])")
-_BEGINNINGS = (b'{"event":', b"data:{", b"data:[DONE]")
+_BOM = b"\xef\xbb\xbf"
+_OPENAI = re.compile(rb"(?:\xef\xbb\xbf)?\s*data: ?(?:\{|\[DONE\])")
+_BEGINNINGS = (b'{"event":', b"data:{", b"data:[DONE]", _BOM + b"data:{", _BOM + b"data:[DONE]")
 _LONGEST_UNDECIDED = 4096
 
 
 class SniffingDecoder:
-    """Tells the dialect by what comes, then is that dialect's decoder. Whitespace ahead is kept: it may be text."""
+    """Detects the dialect by the first bytes, then decodes it. Whitespace at the start is kept: it may be text."""
 
     def __init__(self) -> None:
         self._chosen: Decoder | None = None
         self._held = b""
 
     @property
-    def dialect(self) -> Heard | None:
+    def dialect(self) -> DetectedDialect | None:
         return self._chosen.dialect if self._chosen else None
 
-    def feed(self, data: bytes) -> Iterator[Event]:
+    def decode(self, data: bytes) -> Iterator[Event]:
         if self._chosen is not None:
-            return self._chosen.feed(data)
+            return self._chosen.decode(data)
         self._held += data
         self._chosen = _choose(self._held)
         if self._chosen is None:
             return iter(())
         held, self._held = self._held, b""
-        return self._chosen.feed(held)
+        return self._chosen.decode(held)
 
     def end(self) -> Iterator[Event]:
         if self._chosen is None:
             if not self._held.strip():
                 raise Broken("an empty answer")
             self._chosen = TextDecoder()
-            yield from self._chosen.feed(self._held)
+            yield from self._chosen.decode(self._held)
         yield from self._chosen.end()
 
 
@@ -174,7 +187,7 @@ def _choose(beginning: bytes) -> Decoder | None:
 
 
 def decoder_for(dialect: Dialect, content_type: str) -> Decoder:
-    """The decoder of a streamed answer; raises Broken for a web page."""
+    """The decoder of a streamed answer. Raises Broken for a web page."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "text/html":
         raise Broken("a web page")
@@ -187,14 +200,44 @@ def decoder_for(dialect: Dialect, content_type: str) -> Decoder:
     return TextDecoder() if dialect == "text" else OpenAIDecoder()
 
 
-def read_body(dialect: Dialect, content_type: str, body: bytes) -> tuple[Heard, Result]:
-    """A whole answer. A Truss that streams although it was not asked to is read to its end."""
+def read_body(dialect: Dialect, content_type: str, body: bytes) -> tuple[DetectedDialect, Result]:
+    """A whole answer; also one that a Truss streamed although no stream was requested."""
     if content_type.startswith("application/json"):
         return read_whole(body)
     decoder = decoder_for(dialect, content_type)
-    gathered = Gathered()
-    gathered.feed(decoder.feed(body))
-    gathered.feed(decoder.end())
-    if gathered.failure is not None:
-        raise ErrorInside({"error": msgspec.structs.asdict(gathered.failure)})
-    return decoder.dialect or "text", gathered.result()
+    builder = ResultBuilder()
+    builder.add(decoder.decode(body))
+    builder.add(decoder.end())
+    if builder.failure is not None:
+        raise ErrorInside({"error": msgspec.structs.asdict(builder.failure)})
+    return decoder.dialect or "text", builder.result()
+
+
+class ErrorInside(Exception):
+    """The answer has status 200 and holds an error."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        super().__init__()
+        self.body = body
+
+
+def read_whole(body: bytes) -> tuple[Literal["predict", "text", "openai"], Result]:
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Broken("invalid JSON") from error
+    if isinstance(value, str):
+        return "text", Result([Choice(0, value)], usage=None)
+    if not isinstance(value, dict):
+        raise Broken("JSON that is not a completion")
+    choices = value.get("choices")
+    if not isinstance(choices, list):
+        if value.get("error") or value.get("status") == "error":
+            raise ErrorInside(value)
+        raise Broken("JSON without choices")
+    try:
+        if any(isinstance(choice, dict) and "message" in choice for choice in choices):
+            return "openai", read_completion(value)
+        return "predict", msgspec.convert(value, Result)
+    except msgspec.ValidationError as error:
+        raise Broken("choices of an unknown form") from error

@@ -1,4 +1,4 @@
-"""What an upstream's refusal means for the caller: status and headers -> APIError. Pure; no web page gets through."""
+"""An upstream's error response -> the APIError that the caller gets. Pure; a web page is never passed on."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
+from bridge_adapter.contract import Failure
 from bridge_adapter.errors import UpstreamError
-from bridge_adapter.wire import Failure
 
 _LONGEST_MESSAGE = 1000
 _TYPES = {
@@ -23,11 +23,13 @@ _TYPES = {
     503: "service_unavailable_error",
 }
 _CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
+_NOT_REACHED = ("connect", "disconnected", "timeout_connect")
+_BUSY = (429, 502, 503, 504)
 _RETRYABLE = (408, 409, 429, 500, 502, 503, 504)
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes, *, callers_key: bool) -> UpstreamError:
-    """The error of an answer that is not 200. 401 and 403 are the caller's only if the caller's key opened the door."""
+    """The error of a response that is not 200. 401 and 403 are passed on only for the caller's own key."""
     if not 400 <= status < 600:
         return UpstreamError(
             f"The model's server answered with status {status}.", kind=f"status_{status}", should_retry=False
@@ -38,17 +40,17 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, *, callers_key
             kind=f"status_{status}",
             should_retry=False,
         )
-    told = _told(body)
+    given = _error_fields(body)
     retry_after = parse_retry_after(headers.get("retry-after"))
     if status in (429, 503) and retry_after is None:
         retry_after = 1.0
     return UpstreamError(
-        told.get("message") or f"The model's server answered with status {status}.",
+        given.get("message") or f"The model's server answered with status {status}.",
         kind=f"status_{status}",
         status=status,
-        type=told.get("type") or _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
-        param=told.get("param"),
-        code=told.get("code") or _CODES.get(status),
+        type=given.get("type") or _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
+        param=given.get("param"),
+        code=given.get("code") or _CODES.get(status),
         retry_after=retry_after,
         should_retry=status in _RETRYABLE,
     )
@@ -69,24 +71,22 @@ def failure(event: Failure) -> UpstreamError:
 
 
 def error_inside(body: Mapping[str, Any]) -> UpstreamError:
-    """The error of a 200 that holds an error."""
+    """The error in a response of status 200."""
     error = body.get("error") or body.get("message")
-    told = _fields(error) if isinstance(error, dict) else {"message": error if isinstance(error, str) else None}
+    given = _fields(error) if isinstance(error, dict) else {"message": error if isinstance(error, str) else None}
     status = error.get("status") if isinstance(error, dict) else None
     return UpstreamError(
-        told.get("message") or "The model's server answered with an error.",
+        given.get("message") or "The model's server returned an error.",
         kind="in_band",
         status=status if isinstance(status, int) and 400 <= status < 600 else 502,
-        type=told.get("type"),
-        param=told.get("param"),
-        code=told.get("code"),
+        type=given.get("type"),
+        param=given.get("param"),
+        code=given.get("code"),
     )
 
 
 def broken(what: str) -> UpstreamError:
-    return UpstreamError(
-        f"The model's server sent an answer that cannot be used: {what}.", kind="broken", should_retry=False
-    )
+    return UpstreamError(f"The model's server sent an unusable answer: {what}.", kind="broken", should_retry=False)
 
 
 def unreachable(kind: str) -> UpstreamError:
@@ -101,21 +101,35 @@ def unreachable(kind: str) -> UpstreamError:
 
 
 def cut() -> UpstreamError:
-    return UpstreamError("The model's server broke the connection before the end of its answer.", kind="cut")
+    return UpstreamError("The model's server closed the connection before the end of its answer.", kind="cut")
 
 
 def too_slow(phase: str) -> UpstreamError:
-    said = {
-        "connect": "did not accept a connection",
-        "first_byte": "did not begin its answer",
-        "idle": "fell silent in the middle of its answer",
-        "total": "did not finish its answer",
+    message = {
+        "connect": "The model's server did not accept a connection in time.",
+        "first_byte": "The model's server did not begin its answer in time.",
+        "idle": "The model's server stopped sending in the middle of its answer.",
+        "total": "The model's server did not finish its answer in time.",
     }[phase]
-    return UpstreamError(f"The model's server {said} in time.", kind=f"timeout_{phase}", status=504)
+    return UpstreamError(message, kind=f"timeout_{phase}", status=504)
+
+
+def is_unavailable(error: UpstreamError) -> bool:
+    """Whether the server could not take the request, so that asking again, or another server, may help."""
+    return error.kind in _NOT_REACHED or (error.status in _BUSY and error.kind == f"status_{error.status}")
+
+
+def is_fault(error: UpstreamError) -> bool:
+    """Whether it tells that the server is not well, other than an answer that refuses one request."""
+    return (
+        error.kind in (*_NOT_REACHED, "cut", "broken")
+        or error.kind.startswith("timeout_")
+        or (error.kind == f"status_{error.status}" and error.status >= 500)
+    )
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Seconds from a Retry-After header in either of its forms; None if there is none that makes sense."""
+    """Seconds from a Retry-After header in either of its forms; None if it is absent or invalid."""
     if not value:
         return None
     if value.strip().isdigit():
@@ -129,7 +143,7 @@ def parse_retry_after(value: str | None) -> float | None:
     return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
-def _told(body: bytes) -> dict[str, str | None]:
+def _error_fields(body: bytes) -> dict[str, str | None]:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -139,9 +153,9 @@ def _told(body: bytes) -> dict[str, str | None]:
     error = value.get("error")
     if isinstance(error, dict):
         return _fields(error)
-    for told in (error, value.get("detail"), value.get("message")):
-        if isinstance(told, str) and "<" not in told:
-            return {"message": told[:_LONGEST_MESSAGE]}
+    for message in (error, value.get("detail"), value.get("message")):
+        if isinstance(message, str) and "<" not in message:
+            return {"message": message[:_LONGEST_MESSAGE]}
     return {}
 
 

@@ -1,11 +1,11 @@
-"""ChatCompletions that a Truss made itself -> the contract's events: gaps repaired, the rest kept. Pure."""
+"""ChatCompletions that a Truss returns -> the contract's events: missing parts added, the rest kept. Pure."""
 
 from typing import Any
 
 import msgspec
 import orjson
 
-from bridge_adapter.wire import (
+from bridge_adapter.contract import (
     Broken,
     Call,
     Choice,
@@ -15,6 +15,8 @@ from bridge_adapter.wire import (
     Failure,
     Finish,
     FinishReason,
+    PromptAlternative,
+    PromptToken,
     Result,
     Start,
     TokenLogprob,
@@ -50,17 +52,23 @@ class _CallPiece(msgspec.Struct):
     function: _Function | None = None
 
 
+class _Scored(msgspec.Struct):
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
 def _reason(given: Any) -> FinishReason:
-    """A whole answer without a reason has come to its end; a reason that nobody knows is not made into another."""
+    """An unknown reason is an error: it must not become another one."""
     known = _REASONS.get(given) if isinstance(given, str) else None
     if known is None:
         raise Broken("an unknown finish reason")
     return known
 
 
-def _usage(value: Any) -> Usage:
+def _usage(value: Any) -> Usage | None:
     if not isinstance(value, dict):
-        return Usage()
+        return None
     counts = {name: value.get(name) or 0 for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
     cached = (value.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
     return msgspec.convert({**counts, "cached_tokens": cached}, Usage)
@@ -68,6 +76,24 @@ def _usage(value: Any) -> Usage:
 
 def _logprobs(value: Any) -> list[TokenLogprob] | None:
     return msgspec.convert(value, _Logprobs).content if value else None
+
+
+def _prompt(value: Any) -> list[PromptToken] | None:
+    """vLLM's form: at each position the prompt's token and then the likeliest, by their ids; null at the first."""
+    if value is None:
+        return None
+    return [
+        PromptToken("", 0) if scored is None else _prompt_token(list(scored.items()))
+        for scored in msgspec.convert(value, list[dict[int, _Scored] | None], str_keys=True)
+    ]
+
+
+def _prompt_token(scored: list[tuple[int, _Scored]]) -> PromptToken:
+    if not scored:
+        raise msgspec.ValidationError("a prompt token without log probability")
+    (token_id, own), *others = scored
+    tops = [PromptAlternative(each.decoded_token or "", number, each.logprob) for number, each in others]
+    return PromptToken(own.decoded_token or "", token_id, own.logprob, own.rank, top_logprobs=tops)
 
 
 def _extra(fields: dict[str, Any]) -> dict[str, Any] | None:
@@ -93,7 +119,7 @@ def read_completion(value: dict[str, Any]) -> Result:
                 extra=_extra(message),
             )
         )
-    return Result(choices, _usage(value.get("usage")))
+    return Result(choices, _usage(value.get("usage")), _prompt(value.get("prompt_logprobs")))
 
 
 def _calls(message: dict[str, Any], position: int) -> list[Call]:
@@ -108,14 +134,14 @@ def _calls(message: dict[str, Any], position: int) -> list[Call]:
 
 
 class ChunkReader:
-    """The data of one event after another -> events. Ends at [DONE], or when every choice has had its finish_reason."""
+    """Reads the data of one event after another. Ends at [DONE], or when every choice has had its finish_reason."""
 
     def __init__(self) -> None:
         self._started = False
         self._ended = False
         self._open: set[int] = set()
         self._finished: set[int] = set()
-        self._usage = Usage()
+        self._usage: Usage | None = None
 
     def read(self, data: bytes) -> list[Event]:
         if self._ended:
@@ -126,7 +152,7 @@ class ChunkReader:
             chunk = orjson.loads(data)
             return self._read_chunk(chunk)
         except (orjson.JSONDecodeError, msgspec.ValidationError, AttributeError, TypeError) as error:
-            raise Broken("a chunk that is none") from error
+            raise Broken("an invalid chunk") from error
 
     def end(self) -> list[Event]:
         """At the end of the body: a missing [DONE] is forgiven, a missing finish_reason is not."""
@@ -146,7 +172,7 @@ class ChunkReader:
         if chunk.get("error"):
             self._ended = True
             return [_failure(chunk["error"])]
-        events: list[Event] = [] if self._started else [Start()]
+        events: list[Event] = [] if self._started else [Start(None)]
         self._started = True
         if chunk.get("usage"):
             self._usage = _usage(chunk["usage"])

@@ -1,88 +1,73 @@
-"""The bytes of upstream answers -> batches of checked events, of one call or of several as one. Pure."""
+"""The bytes of one upstream answer -> batches of checked events. Pure."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bridge_adapter.course import Course
-from bridge_adapter.dialects import Decoder
+from bridge_adapter.contract import Broken, Delta, Done, Event, Failure, Finish, ToolCall
 from bridge_adapter.errors import APIError
-from bridge_adapter.outside import OutsideWork
-from bridge_adapter.whole import ErrorInside
-from bridge_adapter.wire import Broken, Delta, Done, Event, Failure, Finish, Start, ToolCall, Usage
+from bridge_adapter.upstream.decoders import Decoder, ErrorInside
+from bridge_adapter.upstream.text_dialect import TextPostProcessor
 
 
 class Reader:
-    """One call. What came before a fault is returned first; the fault stands in `fault` then.
+    """Reads the answer of one call. The events before a fault are returned, and the fault is in `fault`.
 
-    `ended`: the last event was seen. `cut_short`: it was made here, and the upstream still goes on.
+    `ended`: the last event has been returned. `cut_short`: the adapter ended the answer, the upstream is still sending.
     """
 
     def __init__(self, decoder: Decoder, choices: int, body: dict[str, Any]) -> None:
         self._decoder = decoder
-        self._course = Course(choices)
-        self._outside = OutsideWork(body)
-        self._is_text: bool | None = None  # known with the first event
+        self._validator = StreamValidator(choices)
+        self._body = body
+        self._begun = False
+        self._post_processor: TextPostProcessor | None = None  # of the text dialect only, known with the first event
         self.fault: Broken | ErrorInside | APIError | None = None
         self.ended = False
 
     @property
     def cut_short(self) -> bool:
-        return self._outside.over
+        return self._post_processor is not None and self._post_processor.over
 
-    def feed(self, piece: bytes) -> list[Event]:
-        return self._take(self._decoder.feed, piece)
+    def read(self, piece: bytes) -> list[Event]:
+        return self._collect(self._decoder.decode, piece)
 
     def end(self) -> list[Event]:
-        return self._take(self._decoder.end)
+        return self._collect(self._decoder.end)
 
-    def _take(self, decode: Callable[..., Iterator[Event]], *data: bytes) -> list[Event]:
+    def _collect(self, decode: Callable[..., Iterator[Event]], *data: bytes) -> list[Event]:
         events: list[Event] = []
-        check = self._course.check
+        check = self._validator.check
         try:
             for event in decode(*data):
-                if self._is_text is None:
-                    self._is_text = self._decoder.dialect == "text"
-                if not self._is_text:
+                if not self._begun:
+                    self._begun = True
+                    self._post_processor = TextPostProcessor(self._body) if self._decoder.dialect == "text" else None
+                if self._post_processor is None:
                     check(event)
                     events.append(event)
                     continue
-                for made in self._outside.feed(event):
-                    check(made)
-                    events.append(made)
+                for produced in self._post_processor.process(event):
+                    check(produced)
+                    events.append(produced)
         except (Broken, ErrorInside, APIError) as fault:
             self.fault = fault
         self.ended = bool(events) and isinstance(events[-1], Done | Failure)
         return events
 
 
-class Merge:
-    """Several calls as one answer: call k's choices are k*each and so on; one start, one end with all usage."""
+class StreamValidator:
+    """Checks the events of one call. Raises Broken for a choice that was not requested or does not finish."""
 
-    def __init__(self, calls: int, each: int) -> None:
-        self._running = calls
-        self._each = each
-        self._started = False
-        self._usage = Usage()
+    def __init__(self, choices: int) -> None:
+        self._open = set(range(choices))
 
-    @property
-    def running(self) -> bool:
-        return self._running > 0
-
-    def feed(self, call: int, events: list[Event]) -> list[Event]:
-        return list(self._feed(call * self._each, events))
-
-    def _feed(self, offset: int, events: list[Event]) -> Iterator[Event]:
-        for event in events:
-            if isinstance(event, Delta | ToolCall | Finish):
-                event.index += offset
-            if isinstance(event, Start):
-                if self._started:
-                    continue
-                self._started = True
-            if isinstance(event, Done):
-                self._running -= 1
-                self._usage = self._usage.add(event.usage)
-                if self._running:
-                    continue
-                event = Done(self._usage)
-            yield event
+    def check(self, event: Event) -> None:
+        if type(event) is Delta or type(event) is ToolCall:
+            if event.index not in self._open:
+                raise Broken("text of a choice that is not open")
+        elif isinstance(event, Finish):
+            if event.index not in self._open:
+                raise Broken("an end of a choice that is not open")
+            self._open.remove(event.index)
+        elif isinstance(event, Done) and self._open:
+            raise Broken("the end of the stream before the end of every choice")

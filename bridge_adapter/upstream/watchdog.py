@@ -1,4 +1,4 @@
-"""Beside a running request: sees the client leave, keeps a silent stream alive, ends what waits too long."""
+"""Runs beside a request: detects that the client left, keeps a silent stream alive, enforces the timeouts."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,20 +6,17 @@ from types import TracebackType
 
 from starlette.types import Receive
 
-from bridge_adapter import upstream_errors
+from bridge_adapter.errors import ClientGone
 from bridge_adapter.settings import Timeouts
+from bridge_adapter.upstream import errors as upstream_errors
 
-_AT_EASE = 0.05  # seconds in which a request may end unwatched: a quick answer costs no task
-
-
-class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
+_GRACE = 0.05  # seconds after which the task is started: a quick answer needs none
 
 
-class Watch:
-    """`async with` around all that waits for the upstream or the client; at most one task, whatever it has to watch.
+class Watchdog:
+    """`async with` around everything that waits for the upstream or the client. Starts at most one task.
 
-    It cancels the task it was entered in and turns that cancellation into ClientGone or a timeout's UpstreamError.
+    It cancels the task that entered it and replaces the cancellation with ClientGone or a timeout's UpstreamError.
     `beat` is called when nothing was sent for `beat_after` seconds, then every `beat_every`.
     """
 
@@ -39,36 +36,36 @@ class Watch:
         self._beat_every = beat_every
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
-        self._began = self.last_sent = self._last_heard = self._clock()
-        self._heard_any = False
+        self._began = self.last_sent = self._last_received = self._clock()
+        self._received_any = False
         self._reading = True
         self._over: Exception | None = None
         self._closed = False
 
-    def heard(self) -> None:
-        """The upstream has sent something; until `waits`, its silence does not count."""
-        self._heard_any = True
+    def received(self) -> None:
+        """The upstream has sent something. Until `waiting` is called, its silence does not count."""
+        self._received_any = True
         self._reading = False
 
-    def waits(self) -> None:
-        """Everything heard has been dealt with; the upstream is waited for again."""
-        self._last_heard = self._clock()
+    def waiting(self) -> None:
+        """Everything received has been handled; from now on the upstream's silence counts."""
+        self._last_received = self._clock()
         self._reading = True
 
     def sent(self) -> None:
         self.last_sent = self._clock()
 
     def stand_down(self) -> None:
-        """The answer is complete: what happens to the client now is no cancellation."""
+        """The answer is complete: a client that leaves now cancels nothing."""
         self._closed = True
 
-    async def __aenter__(self) -> "Watch":
+    async def __aenter__(self) -> "Watchdog":
         task = asyncio.current_task()
         if task is None:
-            raise RuntimeError("a Watch belongs into a task")
-        self._watched = task
+            raise RuntimeError("a Watchdog must be entered inside a task")
+        self._request_task = task
         self._task: asyncio.Task[None] | None = None
-        self._start = self._loop.call_later(_AT_EASE, self._begin)
+        self._start = self._loop.call_later(_GRACE, self._begin)
         return self
 
     def _begin(self) -> None:
@@ -77,15 +74,15 @@ class Watch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # No await in here: a cancellation by `_end` has been delivered by now, and none comes after `_closed`.
+        # No await here: a cancellation by `_end` has been delivered by now, and none follows after `_closed`.
         self._closed = True
         self._start.cancel()
-        # Errors hold frames, and frames hold this: let go of both, or every request is left to the garbage collector.
+        # Errors refer to frames, and frames to this object: break the cycle, or each request waits for the collector.
         if self._task is not None:
             self._task.cancel()
             self._task = None
         try:
-            if self._over is not None and self._watched.uncancel() == 0 and kind is asyncio.CancelledError:
+            if self._over is not None and self._request_task.uncancel() == 0 and kind is asyncio.CancelledError:
                 raise self._over from None
         finally:
             self._over = None
@@ -113,16 +110,16 @@ class Watch:
 
     def _deadline(self) -> float:
         total = self._began + self._timeouts.total
-        if not self._heard_any:
+        if not self._received_any:
             return min(total, self._began + self._timeouts.first_byte)
-        return min(total, self._last_heard + self._timeouts.idle) if self._reading else total
+        return min(total, self._last_received + self._timeouts.idle) if self._reading else total
 
     def _phase(self, now: float) -> str:
         if now >= self._began + self._timeouts.total:
             return "total"
-        return "idle" if self._heard_any else "first_byte"
+        return "idle" if self._received_any else "first_byte"
 
     def _end(self, why: Exception) -> None:
         if not self._closed:
             self._over = why
-            self._watched.cancel()
+            self._request_task.cancel()
