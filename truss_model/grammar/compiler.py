@@ -1,21 +1,26 @@
-"""response_format and tool use -> one token mask a step for a row (llguidance). Knows no torch and no wire."""
+"""response_format and tool use -> one token mask per row and step (llguidance). Knows no torch and no wire."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
-from truss_model.engine.params import TokenConstraint
+from truss_model.engine.sampling_params import TokenConstraint
 from truss_model.errors import GenerationFailed, RequestError
-from truss_model.grammar_text import calls_answer, json_answer, json_rule
-from truss_model.json_schema import check_schema
-from truss_model.prompt import ChatTokenizer
-from truss_model.tools import NO_TOOLS, ToolUse
+from truss_model.grammar.rules import arguments_schema, calls_answer, json_answer, json_rule
+from truss_model.grammar.schema import find_keyword
+from truss_model.request.response_format import JsonFormat
+from truss_model.request.tools import NO_TOOLS, ToolUse, tools_unsupported
+from truss_model.request.validators import invalid_schema
+from truss_model.tokenizer.chat_tokenizer import ChatTokenizer
 
-# What one grammar and one mask may cost, so that the worst that is not refused takes some milliseconds of a step and
-# 50 MB: about 14,000 fuel and 20,000 items a millisecond, 2 kB a lexer state.
+# Limits of one grammar and one mask: the worst that is accepted takes some milliseconds of a step and 50 MB, at about
+# 14,000 fuel and 20,000 items per millisecond and 2 kB per lexer state.
 _LIMITS = LLParserLimits(
     max_items_in_row=5_000,
     initial_lexer_fuel=1_000_000,
@@ -31,9 +36,9 @@ _PROBE_STEPS = 16
 class GrammarCompiler:
     """Compiles requests for one tokenizer. Made once at load (0.3 s for 32,768 tokens).
 
-    `compile` takes milliseconds for a common schema and some tenths of a second for the worst that is not refused,
-    without the interpreter's lock: call it in a worker thread (`asyncio.to_thread`), never on the event loop or the
-    engine thread. Several may run at once.
+    `compile` takes milliseconds for a common schema and some tenths of a second for the worst that is accepted, without
+    the interpreter's lock: call it in a worker thread (`Service` does), never on the event loop or the engine
+    thread. Several may run at once.
     """
 
     def __init__(self, tokenizer: ChatTokenizer) -> None:
@@ -45,60 +50,75 @@ class GrammarCompiler:
             TokenizerWrapper(_Tokens(tokenizer)), n_vocab=tokenizer.vocab_size, eos_token=self._eos_token_ids
         )
 
-    def compile(
-        self, response_format: object = None, tools: ToolUse = NO_TOOLS
-    ) -> Callable[[], TokenConstraint] | None:
-        """None: nothing to constrain. Each call of what is returned makes a fresh state for one row.
+    def compile(self, response_format: JsonFormat | None = None, tools: ToolUse = NO_TOOLS) -> "CompiledGrammar | None":
+        """None: nothing to constrain.
 
-        Constrained are JSON answers, calls that must be made, and any answer while a callable tool is strict. An answer
-        that may be a call or JSON is one of both. Raises RequestError (param `response_format` or
-        `tools[i].function.parameters`) for a schema that is wrong, not supported, or too large.
+        JSON answers and required calls are constrained, and every answer if a callable tool is strict. With a JSON
+        format and callable tools the answer is either JSON or calls. Raises RequestError (param `response_format` or
+        `tools[i].function.parameters`) for a schema that is invalid, not supported, or too large.
         """
-        rule = None if tools.mode == "required" else _response_rule(response_format)
-        if rule is not None:
-            alone = self._matcher(json_answer(rule, leading_space=self._leading_space), "response_format")
+        if response_format is not None and tools.mode != "required":
+            rule = json_rule(response_format.schema, strict=response_format.strict)
+            answer = json_answer(rule, leading_space=self._leading_space)
+            alone = self._tried(answer, "response_format", response_format.schema)
             if tools.callable:
-                return self._states(self._calls(tools, rule), "tools")
-            return self._states(alone, "response_format")
+                return self._calls(tools, rule)
+            return alone
         if tools.mode == "required":
-            return self._states(self._calls(tools, None), "tools")
+            return self._calls(tools, None)
         if any(tool.strict for tool in tools.callable):
-            return self._states(self._calls(tools, "text"), "tools")
+            return self._calls(tools, "text")
         return None
 
-    def _calls(self, tools: ToolUse, instead: str | None) -> LLMatcher:
+    def _calls(self, tools: ToolUse, instead: str | None) -> "CompiledGrammar":
         if self._format is None:
-            raise RequestError("This model cannot call tools.", param="tools", code="unsupported_parameter")
+            raise tools_unsupported()
         space = self._leading_space
         whole = calls_answer(tools.callable, self._format, tools.parallel, leading_space=space, instead=instead)
         try:
-            return self._matcher(whole, "tools")
+            return self._tried(whole, "tools")
         except RequestError:
             for tool in tools.callable:
                 alone = calls_answer([tool], self._format, False, leading_space=space)
-                self._matcher(alone, f"{tool.path}.function.parameters")
+                self._tried(alone, f"{tool.path}.function.parameters", arguments_schema(tool))
             raise
 
-    def _matcher(self, grammar: str, param: str) -> LLMatcher:
-        """Compile, and try some steps: what is too complex often shows only then."""
-        matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(grammar), limits=_LIMITS, log_level=0)
-        probe = matcher.deep_copy()
+    def restore(self, source: tuple[str, str]) -> "CompiledGrammar":
+        """What `compile` made in another process; it is not tried again."""
+        return self._compiled(*source)
+
+    def _tried(self, text: str, param: str, schema: Mapping[str, Any] | None = None) -> "CompiledGrammar":
+        """Compile, and try some steps: often only they show that a grammar is too complex."""
+        grammar = self._compiled(text, param)
+        probe = grammar.matcher.deep_copy()
         for _ in range(_PROBE_STEPS):
             if probe.is_error():
-                why = _reason(probe.get_error())
-                raise RequestError(f"Invalid schema for '{param}': {why}", param=param, code="invalid_schema")
+                raise invalid_schema(param, _reason(probe.get_error(), schema or {}))
             allowed = np.frombuffer(probe.compute_bitmask(), dtype=np.uint8)
             if probe.is_stopped() or probe.is_error() or not allowed.any():
                 continue
             probe.consume_token(int(np.argmax(np.unpackbits(allowed, bitorder="little"))))
-        return matcher
+        return grammar
 
-    def _states(self, matcher: LLMatcher, param: str) -> Callable[[], TokenConstraint]:
-        return lambda: _Constraint(matcher.deep_copy(), self._mask_words, param)
+    def _compiled(self, text: str, param: str) -> "CompiledGrammar":
+        matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(text), limits=_LIMITS, log_level=0)
+        return CompiledGrammar(matcher, (text, param), self._mask_words)
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledGrammar:
+    """An engine's `Grammar`. `source`: its text, and the parameter of the request that it comes from."""
+
+    matcher: LLMatcher
+    source: tuple[str, str]
+    mask_words: int
+
+    def __call__(self) -> TokenConstraint:
+        return _Constraint(self.matcher.deep_copy(), self.mask_words, self.source[1])
 
 
 class _Constraint:
-    """A `TokenConstraint`. An end-of-sequence token is allowed when the grammar is satisfied, never before."""
+    """A `TokenConstraint`. An end-of-sequence token is allowed only when the grammar is satisfied."""
 
     def __init__(self, matcher: LLMatcher, mask_words: int, param: str) -> None:
         self._matcher = matcher
@@ -106,14 +126,14 @@ class _Constraint:
         self._param = param
 
     def fill(self, words: npt.NDArray[np.int32]) -> None:
-        mask = words[: self._mask_words]
-        words[self._mask_words :] = 0
-        if mask.size < self._mask_words or not mask.flags.c_contiguous:
-            raise ValueError(f"A mask has {self._mask_words} words in a row, not {words.size}.")
+        mask = np.empty(self._mask_words, np.int32)
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-        if self._matcher.is_error():  # a limit that the probe at the start did not meet: the schema's fault
+        # Either may have ids that the other lacks: models round up, and Gemma 3's tokenizers have one more, for images.
+        shared = min(words.size, mask.size)
+        words[:shared], words[shared:] = mask[:shared], 0
+        if self._matcher.is_error():  # a limit that the probe did not reach: the schema's fault
             why = f"it cannot be followed to its end: {_reason(self._matcher.get_error())}"
-            raise RequestError(f"Invalid schema for '{self._param}': {why}", param=self._param, code="invalid_schema")
+            raise invalid_schema(self._param, why)
 
     def accept(self, token_id: int) -> None:
         self._matcher.consume_token(token_id)
@@ -122,7 +142,7 @@ class _Constraint:
 
 
 class _Tokens:
-    """The tokenizer as llguidance wants it. Control tokens have no text: grammars name them by id."""
+    """The tokenizer in llguidance's form. Control tokens have no text: grammars name them by id."""
 
     def __init__(self, tokenizer: ChatTokenizer) -> None:
         vocabulary = tokenizer.vocabulary
@@ -139,31 +159,16 @@ class _Tokens:
         return self._encode(text)
 
 
-def _response_rule(response_format: object) -> str | None:
-    if response_format is None:
-        return None
-    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
-    if kind == "text":
-        return None
-    if kind == "json_object":
-        return json_rule({"type": "object"}, strict=True)
-    if kind != "json_schema" or not isinstance(response_format, Mapping):
-        _refuse("response_format.type", "expected 'text', 'json_object' or 'json_schema'")
-    named: Any = response_format.get("json_schema")
-    if not isinstance(named, Mapping) or not isinstance(named.get("schema"), Mapping):
-        _refuse("response_format.json_schema", "expected an object with 'name' and 'schema'")
-    if not isinstance(named.get("strict"), bool | None):
-        _refuse("response_format.json_schema.strict", "expected a boolean")
-    check_schema(named["schema"], "response_format")
-    return json_rule(named["schema"], strict=bool(named.get("strict")))
-
-
-def _reason(error: str) -> str:
-    """llguidance's message without its place in a grammar that the caller never saw."""
+def _reason(error: str, schema: Mapping[str, Any] | None = None) -> str:
+    """llguidance's message with the place in the schema, not in a grammar that the caller has not seen."""
+    if "NoExtensionBias" in error:
+        return "a '$ref' refers to itself, directly or through other references"
+    if schema and (keys := re.search(r"Unimplemented keys: (\[.*\])", error)):
+        found = {key: find_keyword(schema, key) for key in json.loads(keys[1])}
+        named = (f"'{key}' at '{path}'" for key, path in found.items() if path is not None)
+        return f"not supported: {', '.join(named)}"[:300]
+    if schema and (unknown := re.search(r"Unknown format: (\S+)", error)):
+        return f"unknown format '{unknown[1]}' at '{find_keyword(schema, 'format', unknown[1])}'"[:300]
     first, *others = error.splitlines() or ["unknown"]
     detail = next((line for line in others if line.startswith("error: ")), "")  # of a regular expression
-    return f"{first.split('failed to compile JSON schema: ')[-1]} {detail}".strip()[:300]
-
-
-def _refuse(path: str, why: str) -> NoReturn:
-    raise RequestError(f"Invalid value for '{path}': {why}.", param=path, code="invalid_value")
+    return f"{first.split('failed to compile JSON schema: ')[-1]} {detail}".strip()[:300].rstrip(".")

@@ -3,24 +3,45 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from truss_model.errors import RequestError
-from truss_model.json_schema import check_schema
-from truss_model.unicode import check_unicode
+from truss_model.request.json_schema import check_schema
+from truss_model.request.validators import (
+    check_array,
+    check_boolean,
+    check_choice,
+    check_known,
+    check_object,
+    check_string,
+    optional_boolean,
+    optional_string,
+    required,
+    wrong_type,
+    wrong_value,
+)
 
 MAX_TOOLS = 128
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-NAME_RULE = "expected 1 to 64 of the characters a-z, A-Z, 0-9, '_' and '-'"
+ONLY_WITH_TOOLS = "it is only allowed when 'tools' are given"
+_FUNCTION_FIELDS = frozenset({"name", "description", "parameters", "strict"})
 
 
-def is_function_name(name: str) -> bool:
-    return _NAME.fullmatch(name) is not None
+def check_function_name(value: object, param: str) -> str:
+    name = check_string(value, param)
+    if _NAME.fullmatch(name) is None:
+        raise wrong_value(param, "expected 1 to 64 of the characters a-z, A-Z, 0-9, '_' and '-'")
+    return name
+
+
+def tools_unsupported() -> RequestError:
+    """The error for tools sent to a model that has no way to write calls."""
+    return RequestError("This model cannot call tools.", param="tools", code="unsupported_parameter")
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionTool:
-    """`parameters` is None where the caller described none. `path` is where the tool stood in the request."""
+    """`parameters` is None if the caller described none. `path` is where the tool stood in the request."""
 
     name: str
     description: str = ""
@@ -33,7 +54,7 @@ class FunctionTool:
 class ToolUse:
     """The tools part of a request. `shown` are in the prompt; `callable` are those the answer may, or must, call.
 
-    mode "none": the model is shown the tools, as the history may speak of them, and writes text.
+    mode "none": the model is shown the tools, since the history may contain calls of them, and writes text.
     """
 
     shown: Sequence[FunctionTool] = field(default=())
@@ -45,38 +66,31 @@ class ToolUse:
 NO_TOOLS = ToolUse()
 
 
-def parse_tool_use(
-    tools: object = None, tool_choice: object = None, parallel_tool_calls: bool | None = None
-) -> ToolUse:
+def parse_tool_use(tools: object = None, tool_choice: object = None, parallel_tool_calls: object = None) -> ToolUse:
     """Check the three fields as the wire carries them.
 
     Raises RequestError with `param` such as `tools[0].function.parameters` or `tool_choice`.
     """
+    if parallel_tool_calls is not None:
+        check_boolean(parallel_tool_calls, "parallel_tool_calls")
     if tools is None:
         if tool_choice not in (None, "none"):
-            _refuse("tool_choice", "it is only allowed when 'tools' are given")
+            raise wrong_value("tool_choice", ONLY_WITH_TOOLS)
+        if parallel_tool_calls is not None:
+            raise wrong_value("parallel_tool_calls", ONLY_WITH_TOOLS)
         return ToolUse()
-    if not isinstance(tools, Sequence) or isinstance(tools, str | bytes):
-        _refuse("tools", "expected an array of objects")
-    if not tools:
-        raise RequestError(
-            "Invalid 'tools': empty array. Expected an array with minimum length 1, but got an empty array instead.",
-            param="tools",
-            code="empty_array",
-        )
-    if len(tools) > MAX_TOOLS:
-        _refuse("tools", f"expected at most {MAX_TOOLS} tools, but got {len(tools)}")
-    shown = [_tool(item, f"tools[{index}]") for index, item in enumerate(tools)]
+    items = check_array(tools, "tools", "objects", shortest=1, longest=MAX_TOOLS)
+    shown = [_tool(item, f"tools[{index}]") for index, item in enumerate(items)]
     check_schema({"tools": [tool.parameters for tool in shown]}, "tools")  # the limits hold for all of them together
     by_name: dict[str, FunctionTool] = {}
     for tool in shown:
         if tool.name in by_name:
-            _refuse(f"{tool.path}.function.name", f"a tool before it is named '{tool.name}' too")
+            raise wrong_value(f"{tool.path}.function.name", f"'{tool.name}' is the name of an earlier tool")
         by_name[tool.name] = tool
     mode, names = _choice(tool_choice, by_name)
-    # One function by name is asked for once: clients that name one read the first call only, or refuse a second.
+    # A function chosen by name is called once: clients that name one read only the first call, or refuse a second.
     named = isinstance(tool_choice, Mapping) and tool_choice["type"] == "function"
-    parallel = not named if parallel_tool_calls is None else parallel_tool_calls
+    parallel = not named if parallel_tool_calls is None else bool(parallel_tool_calls)
     return ToolUse(shown, [by_name[name] for name in names], mode, parallel)
 
 
@@ -89,62 +103,40 @@ def _choice(
         return "none", []
     if choice == "required":
         return "required", list(tools)
+    if isinstance(choice, str):
+        raise wrong_value("tool_choice", f"expected 'none', 'auto' or 'required', but got '{choice[:64]}' instead")
     if not isinstance(choice, Mapping):
-        _refuse("tool_choice", "expected 'none', 'auto', 'required' or an object")
-    if choice.get("type") == "function":
+        raise wrong_type("tool_choice", "one of a string or object", choice)
+    kind = check_choice(required(choice, "type", "tool_choice"), "tool_choice.type", ["function", "allowed_tools"])
+    if kind == "function":
         return "required", [_chosen(choice, tools, "tool_choice")]
-    if choice.get("type") != "allowed_tools":
-        _refuse("tool_choice.type", "expected 'function' or 'allowed_tools'")
-    allowed = choice.get("allowed_tools")
-    if not isinstance(allowed, Mapping) or not isinstance(allowed.get("tools"), list) or not allowed["tools"]:
-        _refuse("tool_choice.allowed_tools", "expected an object with 'mode' and a list of 'tools'")
-    mode = allowed.get("mode")
-    if mode != "auto" and mode != "required":
-        _refuse("tool_choice.allowed_tools.mode", "expected 'auto' or 'required'")
-    path = "tool_choice.allowed_tools.tools"
-    names = [_chosen(item, tools, f"{path}[{index}]") for index, item in enumerate(allowed["tools"])]
-    return mode, list(dict.fromkeys(names))
+    path = "tool_choice.allowed_tools"
+    allowed = check_object(choice.get("allowed_tools"), path)
+    mode = check_choice(required(allowed, "mode", path), f"{path}.mode", ["auto", "required"])
+    items = check_array(required(allowed, "tools", path), f"{path}.tools", "objects", shortest=1)
+    names = [_chosen(item, tools, f"{path}.tools[{index}]") for index, item in enumerate(items)]
+    return "auto" if mode == "auto" else "required", list(dict.fromkeys(names))
 
 
 def _chosen(item: object, tools: Mapping[str, FunctionTool], path: str) -> str:
     function = item.get("function") if isinstance(item, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str):
-        _refuse(path, "expected {'type': 'function', 'function': {'name': ...}}")
+        raise wrong_value(path, "expected {'type': 'function', 'function': {'name': ...}}")
     if name not in tools:
-        _refuse(path, f"'{name[:64]}' is not among 'tools'")
+        raise wrong_value(path, f"'{name[:64]}' is not one of 'tools'")
     return name
 
 
 def _tool(item: object, tool_path: str) -> FunctionTool:
-    path = tool_path
-    if not isinstance(item, Mapping):
-        _refuse(path, "expected an object")
-    if item.get("type") != "function":
-        _refuse(f"{path}.type", "only 'function' is supported")
-    function = item.get("function")
-    path = f"{path}.function"
-    if not isinstance(function, Mapping):
-        _refuse(path, "expected an object")
-    name = function.get("name")
-    if not isinstance(name, str) or not is_function_name(name):
-        _refuse(f"{path}.name", NAME_RULE)
-    description = function.get("description")
-    if description is not None:
-        if not isinstance(description, str):
-            _refuse(f"{path}.description", "expected a string")
-        check_unicode(description, f"{path}.description")
-    strict = function.get("strict")
-    if strict is not None and not isinstance(strict, bool):
-        _refuse(f"{path}.strict", "expected a boolean")
-    for key in function:
-        if key not in ("name", "description", "parameters", "strict"):
-            raise RequestError(f"Unknown parameter: '{path}.{key}'.", param=f"{path}.{key}", code="unknown_parameter")
+    tool, path = check_object(item, tool_path), f"{tool_path}.function"
+    check_choice(required(tool, "type", tool_path), f"{tool_path}.type", ["function"])
+    function = check_object(required(tool, "function", tool_path), path)
+    name = check_function_name(required(function, "name", path), f"{path}.name")
+    description = optional_string(function, "description", path)
+    strict = optional_boolean(function, "strict", path)
+    check_known(function, _FUNCTION_FIELDS, path)
     parameters = function.get("parameters")
     if parameters is not None:
         check_schema(parameters, f"{path}.parameters")
-    return FunctionTool(name, description or "", parameters, bool(strict), tool_path)
-
-
-def _refuse(path: str, why: str) -> NoReturn:
-    raise RequestError(f"Invalid value for '{path}': {why}.", param=path, code="invalid_value")
+    return FunctionTool(name, description or "", parameters, strict, tool_path)

@@ -3,15 +3,17 @@
 Text that a caller wrote never becomes a control token, whatever it spells.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from truss_model.errors import LoadError
-from truss_model.mistral_tokenizer import MistralTokenizer
-from truss_model.template_tokenizer import TemplateTokenizer
-from truss_model.tool_format import ToolFormat
-from truss_model.tools import NO_TOOLS, ToolUse
-from truss_model.vocabulary import Vocabulary
+from truss_model.request.messages import Message
+from truss_model.request.tools import NO_TOOLS, ToolUse
+from truss_model.tokenizer.mistral import MistralTokenizer
+from truss_model.tokenizer.template import TemplateTokenizer
+from truss_model.tokenizer.tool_format import ToolFormat
+from truss_model.tokenizer.vocabulary import Vocabulary
 
 
 class ChatTokenizer(Protocol):
@@ -23,7 +25,7 @@ class ChatTokenizer(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """How many ids the tokenizer knows; the model's logits may be wider."""
+        """The number of ids of the tokenizer; the model's logits may be wider."""
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
@@ -33,17 +35,15 @@ class ChatTokenizer(Protocol):
     def tool_format(self) -> ToolFormat | None:
         """How this family writes tool calls; None if it cannot."""
 
-    def encode_chat(
-        self,
-        messages: object,
-        tools: ToolUse = NO_TOOLS,
-        *,
-        continue_final_message: bool = False,
-    ) -> list[int]:
-        """Encode OpenAI messages, and the tools that the model is shown, up to where the answer begins.
+    @property
+    def continues_last_answer(self) -> bool:
+        """Whether a last assistant turn is continued in any case, as this family's prompts can hold nothing else."""
 
-        `continue_final_message`, or `"prefix": true` in a last assistant message: the answer goes on with its text.
-        Checks the messages itself: RequestError with `param` naming the field, e.g. `messages[1].content[0]`.
+    def encode_chat(self, turns: Sequence[Message], tools: ToolUse = NO_TOOLS) -> list[int]:
+        """Encode a chat, and the tools that the model is shown, up to where the answer begins.
+
+        The answer continues a last turn that is a `prefix`. Raises RequestError (`messages`, `tools`) for what this
+        family's prompts cannot hold.
         """
 
     def encode_ordinary(self, text: str) -> list[int]:

@@ -1,12 +1,12 @@
-"""Tools for models whose chat template knows none: described, called and answered in text, as Hermes does. Pure."""
+"""Tools for models whose chat template has none: described, called and answered in text, as Hermes does. Pure."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from truss_model.messages import Call, Message
-from truss_model.tool_format import CALL_END, CALL_START
-from truss_model.tools import FunctionTool
+from truss_model.request.messages import Message, PastCall
+from truss_model.request.tools import FunctionTool
+from truss_model.tokenizer.tool_format import CALL_END, CALL_START
 
 _INSTRUCTIONS = """\
 You can call these functions, given one a line as JSON:
@@ -32,14 +32,14 @@ def tools_text(tools: Sequence[FunctionTool]) -> str:
     return _INSTRUCTIONS.format(tools="\n".join(lines))
 
 
-def call_text(call: Call) -> str:
-    """A call as the model wrote it: its arguments go in as they are, valid JSON or not."""
+def call_text(call: PastCall) -> str:
+    """A call as the model wrote it: its arguments are printed unchanged, valid JSON or not."""
     name = json.dumps(call.name, ensure_ascii=False)
     return f'{CALL_START}\n{{"name": {name}, "arguments": {call.arguments or "{}"}}}\n{CALL_END}'
 
 
 def fold(turns: Sequence[Message], tools: Sequence[FunctionTool]) -> list[dict[str, str]]:
-    """Turns of the roles system, user and assistant with text only; tools go into the first system turn."""
+    """The same chat in turns of system, user and assistant with text only; tools go into the first system turn."""
     messages: list[dict[str, str]] = []
     for turn in turns:
         text = "\n".join(turn.parts)

@@ -1,10 +1,8 @@
-"""Mistral's own tokenizers by mistral-common, their reference: chats come out token for token as it makes them.
-
-Knows OpenAI turns only as `messages` and `tools` parsed them.
-"""
+"""Mistral's own tokenizers, by their reference mistral-common: chats are encoded token for token as it encodes them."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -26,11 +24,10 @@ from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenize
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
 from truss_model.errors import LoadError, RequestError
-from truss_model.messages import Message, parse_messages
-from truss_model.tool_format import ToolFormat, ToolStyle
-from truss_model.tools import NO_TOOLS, FunctionTool, ToolUse
-from truss_model.unicode import check_unicode
-from truss_model.vocabulary import SPACE_MARK, Vocabulary, sentencepiece_bytes
+from truss_model.request.messages import Message
+from truss_model.request.tools import NO_TOOLS, FunctionTool, ToolUse, tools_unsupported
+from truss_model.tokenizer.tool_format import ToolFormat, ToolStyle
+from truss_model.tokenizer.vocabulary import SPACE_MARK, Vocabulary, sentencepiece_bytes
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -40,7 +37,10 @@ class MistralTokenizer:
 
     Where Mistral's rules are narrower than OpenAI's: turns of the same role in a row are merged by the reference; an
     assistant's turn without content and calls is left out; before v7 a turn has content or calls, so the content of one
-    that has both is left out, as is a `name` always. What the reference refuses otherwise is refused with its words.
+    that has both is left out, as is every `name`; a system turn after an assistant's or a tool's is put before the text
+    of the next user turn, as the reference does with one between two user turns; a chat that begins with an answer gets
+    an empty user turn before it; a last assistant turn is always continued, as in vLLM. What the reference refuses
+    otherwise is refused with its message.
     """
 
     def __init__(self, file: Path) -> None:
@@ -54,17 +54,15 @@ class MistralTokenizer:
         self.vocab_size = self._tokenizer.n_words
         self.eos_token_ids = frozenset({self._tokenizer.eos_id})
         self.tool_format = _tool_format(self._tokenizer)
+        self.continues_last_answer = True
 
-    def encode_chat(
-        self, messages: object, tools: ToolUse = NO_TOOLS, *, continue_final_message: bool = False
-    ) -> list[int]:
-        turns = parse_messages(messages, continue_final_message=continue_final_message)
+    def encode_chat(self, turns: Sequence[Message], tools: ToolUse = NO_TOOLS) -> list[int]:
         if tools.shown and self.tool_format is None:
-            raise RequestError("This model cannot call tools.", param="tools", code="unsupported_parameter")
+            raise tools_unsupported()
         try:
             request: ChatCompletionRequest[Any] = ChatCompletionRequest(
                 model="served",
-                messages=list(self._turns(turns)),
+                messages=list(self._turns(_fold_system(turns))),
                 tools=[_tool(tool) for tool in tools.shown] or None,
             )
             return list(self._reference.encode_chat_completion(request).tokens)
@@ -76,7 +74,7 @@ class MistralTokenizer:
             ) from error
 
     def encode_text(self, text: str) -> list[int]:
-        return self._tokenizer.encode(check_unicode(text, "prompt"), bos=True, eos=False)
+        return self._tokenizer.encode(text, bos=True, eos=False)
 
     def encode_ordinary(self, text: str) -> list[int]:
         """The ids whose bytes are just `text`: no begin-of-sequence token, no leading space."""
@@ -87,6 +85,9 @@ class MistralTokenizer:
 
     def _turns(self, turns: Sequence[Message]) -> Iterator[Any]:
         content_beside_calls = self._version >= TokenizerVersion.v7
+        # The reference adds the empty turn itself, but not before calls and not before an answer that is continued.
+        if turns[0].role == "assistant" and (_run_has_calls(turns, 0) or _all_answer(turns)):
+            yield UserMessage(content="")
         for index, turn in enumerate(turns):
             content: Any = turn.parts[0] if len(turn.parts) == 1 else [TextChunk(text=text) for text in turn.parts]
             if turn.role == "system":
@@ -105,6 +106,28 @@ class MistralTokenizer:
                     tool_calls=calls or None,
                     prefix=turn.prefix,
                 )
+
+
+def _fold_system(turns: Sequence[Message]) -> list[Message]:
+    """The same chat without system turns behind an assistant's or a tool's: they become user text."""
+    folded: list[Message] = []
+    held: list[str] = []
+    for turn in turns:
+        if turn.role == "system" and folded and folded[-1].role in ("assistant", "tool"):
+            held += turn.parts
+            continue
+        if held and turn.role == "user":
+            first, *others = turn.parts or ("",)
+            turn = replace(turn, parts=("\n\n".join([*held, *filter(None, [first])]), *others))
+        elif held:
+            folded.append(Message("user", ("\n\n".join(held),)))
+        held = []
+        folded.append(turn)
+    return [*folded, Message("user", ("\n\n".join(held),))] if held else folded
+
+
+def _all_answer(turns: Sequence[Message]) -> bool:
+    return all(turn.role == "assistant" for turn in turns)
 
 
 def _run_has_calls(turns: Sequence[Message], index: int) -> bool:
@@ -141,15 +164,17 @@ def _tool_format(tokenizer: Tokenizer) -> ToolFormat | None:
 
 def _vocabulary(tokenizer: Tokenizer) -> Vocabulary:
     special = frozenset(index for index in range(tokenizer.n_words) if tokenizer.is_special(index))
+    names = {index: tokenizer.id_to_piece(index) for index in special}
     if isinstance(tokenizer, Tekkenizer):
-        return Vocabulary([tokenizer.id_to_byte_piece(index) for index in range(tokenizer.n_words)], special)
+        tokens = [tokenizer.id_to_byte_piece(index) for index in range(tokenizer.n_words)]
+        return Vocabulary(tokens, special, control_names=names)
     if not isinstance(tokenizer, SentencePieceTokenizer):
         raise LoadError(f"{type(tokenizer).__name__} is neither tekken nor SentencePiece.")
     pieces = [tokenizer.id_to_piece(index) for index in range(tokenizer.n_words)]
     pieces[tokenizer.unk_id] = tokenizer.decode([tokenizer.unk_id])
     tokens = [b"" if index in special else sentencepiece_bytes(piece) for index, piece in enumerate(pieces)]
     marked = frozenset(index for index, piece in enumerate(pieces) if piece.startswith(SPACE_MARK))
-    return Vocabulary(tokens, special, marked, replace_each_byte=True)
+    return Vocabulary(tokens, special, marked, replace_each_byte=True, control_names=names)
 
 
 def _first_line(error: BaseException) -> str:

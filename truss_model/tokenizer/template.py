@@ -1,6 +1,6 @@
 """Any other model's tokenizer: tokenizer.json and the chat template beside it, by transformers and tokenizers.
 
-A template prints messages and control tokens into one string; this module keeps apart which is which.
+A template prints messages and control tokens into one string; this module keeps them apart.
 """
 
 import copy
@@ -17,12 +17,11 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from truss_model.errors import LoadError, RequestError
-from truss_model.hermes import fold, function_object
-from truss_model.messages import Message, parse_messages
-from truss_model.tool_format import CALL_END, CALL_START, ToolFormat, ToolStyle
-from truss_model.tools import NO_TOOLS, ToolUse
-from truss_model.unicode import check_unicode
-from truss_model.vocabulary import from_tokenizer_json, pieces_by_id
+from truss_model.request.messages import Message
+from truss_model.request.tools import NO_TOOLS, ToolUse
+from truss_model.tokenizer.hermes import fold, function_object
+from truss_model.tokenizer.tool_format import CALL_END, CALL_START, ToolFormat, ToolStyle
+from truss_model.tokenizer.vocabulary import from_tokenizer_json, pieces_by_id
 
 _MARKUP = re.compile(r"[<\[].*[>\]]", re.DOTALL)
 
@@ -52,13 +51,11 @@ class TemplateTokenizer:
         self.vocab_size = len(self.vocabulary)
         self.eos_token_ids = _eos_token_ids(folder, self._hf.eos_token_id)
         if not self.eos_token_ids:
-            raise LoadError(f"The tokenizer in {folder} names no end-of-sequence token: no answer would end.")
+            raise LoadError(f"The tokenizer in {folder} names no end-of-sequence token: answers would not end.")
         self.tool_format: ToolFormat | None = ToolFormat(ToolStyle.HERMES)
+        self.continues_last_answer = False
 
-    def encode_chat(
-        self, messages: object, tools: ToolUse = NO_TOOLS, *, continue_final_message: bool = False
-    ) -> list[int]:
-        turns = parse_messages(messages, continue_final_message=continue_final_message)
+    def encode_chat(self, turns: Sequence[Message], tools: ToolUse = NO_TOOLS) -> list[int]:
         if self._hf.chat_template is None:
             raise RequestError("This model has no chat template: send 'prompt' instead.", param="messages")
         if self._writes_calls:
@@ -84,13 +81,13 @@ class TemplateTokenizer:
         return self._encode_rendered(str(text), mark)
 
     def encode_text(self, text: str) -> list[int]:
-        return self._begin + list(self._first.encode(check_unicode(text, "prompt"), add_special_tokens=False).ids)
+        return self._begin + list(self._first.encode(text, add_special_tokens=False).ids)
 
     def encode_ordinary(self, text: str) -> list[int]:
         return list(self._later.encode(text, add_special_tokens=False).ids)
 
     def _guarded(self, value: Any, mark: str) -> Any:
-        """The same value with `mark` inside whatever spells a control token, or begins to at a string's end."""
+        """The same value with `mark` inside everything that spells a control token, or begins one at a string's end."""
         if isinstance(value, dict):
             return {self._guarded(key, mark): self._guarded(item, mark) for key, item in value.items()}
         if isinstance(value, list):
@@ -108,7 +105,7 @@ class TemplateTokenizer:
         return value
 
     def _encode_rendered(self, text: str, mark: str) -> list[int]:
-        """Control tokens of the template to their ids; everything between them as plain text, marks taken out."""
+        """Control tokens of the template become their ids; everything between them is plain text, without the marks."""
         ids: list[int] = []
         end = 0
         for match in self._find_control.finditer(text) if self._control_ids else ():
@@ -139,7 +136,7 @@ def _template_message(turn: Message) -> dict[str, Any]:
 
 
 def _object(arguments: str) -> Any:
-    """Templates print arguments with `tojson`, so they get the object; what is no JSON object stays text."""
+    """Templates print arguments with `tojson`, so they get the object; arguments that are not one stay text."""
     try:
         value = json.loads(arguments or "{}")
     except (ValueError, RecursionError):
@@ -148,7 +145,7 @@ def _object(arguments: str) -> Any:
 
 
 def _unused_character(text: str) -> str:
-    """A private-use character the request does not hold, to be taken out again after the template has printed."""
+    """A private-use character that the request does not contain, removed again after the template has printed."""
     used = set(text)
     for code in chain(range(0xE000, 0xF900), range(0xF0000, 0xFFFFE)):
         if chr(code) not in used:
@@ -157,7 +154,7 @@ def _unused_character(text: str) -> str:
 
 
 def _alternatives(control: Sequence[dict[str, Any]]) -> re.Pattern[str]:
-    """Match as the tokenizer does: the leftmost, the longest, with the white space that the token takes along."""
+    """Match as the tokenizer does: leftmost, longest, with the white space that the token absorbs."""
     longest_first = sorted(control, key=lambda token: -len(token["content"]))
     return re.compile(
         "|".join(
@@ -170,10 +167,10 @@ def _alternatives(control: Sequence[dict[str, Any]]) -> re.Pattern[str]:
 
 
 def _without(raw: dict[str, Any], control: Sequence[dict[str, Any]]) -> tuple[Tokenizer, Tokenizer]:
-    """Tokenizers that know no control token: for text that begins a prompt, and for text after a control token.
+    """Tokenizers without control tokens: for text that begins a prompt, and for text after a control token.
 
     Added tokens outside the model's vocabulary are numbered by their place in the list: a control token among them is
-    renamed to what nobody can write, the others are left out.
+    renamed to a random text, the others are left out.
     """
     in_vocabulary = set(pieces_by_id(raw["model"]["vocab"]).values())
     kept = [
@@ -199,7 +196,7 @@ def _parts(component: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
 
 
 def _begin_of_sequence(tokenizer: Tokenizer) -> list[int]:
-    """What the post-processor puts before a text."""
+    """The ids that the post-processor puts before a text."""
     encoding = tokenizer.encode("a", add_special_tokens=True)
     return list(takewhile(lambda index: index not in tokenizer.encode("a", add_special_tokens=False).ids, encoding.ids))
 

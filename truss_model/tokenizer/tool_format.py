@@ -1,4 +1,4 @@
-"""How model families write tool calls: the styles, and the marks that they are made of."""
+"""How model families write tool calls: the styles, and their marks."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,7 +17,7 @@ class ToolStyle(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ToolFormat:
-    """The style, and the ids of the control tokens it is made of (Mistral's only)."""
+    """The style, and the ids of its control tokens (only Mistral's have them)."""
 
     style: ToolStyle
     calls_id: int | None = None  # [TOOL_CALLS]

@@ -1,4 +1,4 @@
-"""What a tokenizer's ids stand for as bytes, read once from its files. Knows nothing of chats, and encodes nothing."""
+"""The bytes of a tokenizer's ids, read once from its files. Knows no chats, and encodes nothing."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +15,10 @@ class Vocabulary:
 
     tokens: bytes by id; b"" for control tokens, which are never text.
     special_ids: the control tokens.
-    space_marked: SentencePiece ids that begin with the space mark; the space of an answer's first one is no text.
-    replace_each_byte: a bad byte is one U+FFFD each (SentencePiece), not one for a maximal wrong sequence (all others).
-    breaks_at_special: a control token ends a character that is not complete yet.
+    space_marked: SentencePiece ids that begin with the space mark; the space of an answer's first one is not text.
+    control_names: how the vendor spells each control token; not text.
+    replace_each_byte: each invalid byte becomes one U+FFFD (SentencePiece), else each maximal invalid sequence does.
+    breaks_at_special: a control token ends an incomplete character.
     """
 
     tokens: Sequence[bytes]
@@ -25,12 +26,13 @@ class Vocabulary:
     space_marked: frozenset[int] = field(default=frozenset())
     replace_each_byte: bool = False
     breaks_at_special: bool = True
+    control_names: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The token's bytes wherever it stands but first; b"" for control tokens and for ids the tokenizer lacks."""
+        """The token's bytes, unless it is an answer's first; b"" for control tokens and for unknown ids."""
         return self.tokens[token_id] if 0 <= token_id < len(self.tokens) else b""
 
     def is_special(self, token_id: int) -> bool:
@@ -71,6 +73,7 @@ def from_tokenizer_json(raw: Mapping[str, Any], *, text_tokens: Collection[str])
         frozenset(marked),
         replace_each_byte=not byte_level,
         breaks_at_special=False,
+        control_names={index: pieces[index] for index in special},
     )
 
 

@@ -1,0 +1,1 @@
+"""JSON schemas and tool calls as token masks."""

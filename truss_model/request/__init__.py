@@ -1,0 +1,1 @@
+"""A predict body: its fields, checked."""

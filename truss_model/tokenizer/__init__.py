@@ -1,0 +1,1 @@
+"""Messages and tools to token ids; token ids to bytes."""
