@@ -1,18 +1,18 @@
-"""One running request: what the engine delivers, fed to each row's Answer. Knows neither the wire nor Truss."""
+"""One running request: decodes the tokens of its rows, counts its usage, ends it early. Knows no JSON and no Truss."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from truss_model.answer import Answer, AnswerFinish, Delta
-from truss_model.engine.generation import Generation, TokenOutput
+from truss_model.engine.generation import Generation, PromptScore, TokenOutput
 from truss_model.errors import GenerationFailed, TrussModelError
-from truss_model.events import Usage
+from truss_model.output.answer import AnswerFinish, Delta, RowDecoder
+from truss_model.output.events import Usage
 
 
-@dataclass(frozen=True, slots=True)
-class RowNews:
-    """What one row has got: `tokens` is how many were made for it, shown or not."""
+@dataclass(slots=True)
+class RowUpdate:
+    """The new deltas of one row; `tokens` is the number generated for it, with or without text."""
 
     index: int
     deltas: Sequence[Delta]
@@ -21,12 +21,12 @@ class RowNews:
 
 
 class Completion:
-    """Follow it once: `admitted`, then `news` to the end. `abort` may be called at any point, more than once."""
+    """Follow it once: `admitted`, then `updates` while `running`. `abort` may be called at any time, more than once."""
 
-    def __init__(self, generation: Generation, answers: Sequence[Answer]) -> None:
+    def __init__(self, generation: Generation, decoders: Sequence[RowDecoder]) -> None:
         self._generation = generation
-        self._answers = answers
-        self._running = set(range(len(answers)))
+        self._decoders = decoders
+        self._running = set(range(len(decoders)))
         self._completion_tokens = 0
         self._aborted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._abort_reason: TrussModelError | None = None
@@ -35,15 +35,20 @@ class Completion:
     def usage(self) -> Usage:
         return Usage(self._generation.prompt_tokens, self._completion_tokens, self._generation.cached_tokens)
 
+    @property
+    def prompt_scores(self) -> list[PromptScore]:
+        """Complete from the first update on, if the caller requested them."""
+        return self._generation.prompt_scores
+
     def abort(self, reason: TrussModelError) -> None:
-        """Drop what still runs; `admitted` or `news` raises the reason."""
+        """Drop the rows that still run; `admitted` or `updates` raises the reason."""
         if self._abort_reason is None:
             self._abort_reason = reason
             self._aborted.set_result(None)
         self._generation.cancel()
 
     async def admitted(self) -> None:
-        """Wait until the request has left the queue. Raises what speaks against it, or the reason of an abort."""
+        """Wait until the request has left the queue. Raises the engine's refusal, or the reason of an abort."""
         admitted = asyncio.ensure_future(self._generation.admitted())
         try:
             await asyncio.wait((admitted, self._aborted), return_when=asyncio.FIRST_COMPLETED)
@@ -53,40 +58,33 @@ class Completion:
         finally:
             admitted.cancel()
 
-    async def news(self, *, patience: float | None) -> AsyncGenerator[list[RowNews], None]:
-        """Yield news of the rows until all have finished; an empty list after `patience` seconds without."""
-        outputs = self._generation.outputs()
-        try:
-            while self._running:
-                try:
-                    async with asyncio.timeout(patience):
-                        batch = await anext(outputs)
-                except TimeoutError:
-                    # The generator ended with the wait, but what it waits for is the generation's: nothing is lost.
-                    outputs = self._generation.outputs()
-                    yield []
-                except StopAsyncIteration:
-                    raise self._abort_reason or GenerationFailed("The engine ended the request early.") from None
-                else:
-                    yield [self._feed(output) for output in batch if output.index in self._running]
-        finally:
-            await outputs.aclose()
+    @property
+    def running(self) -> bool:
+        """Whether a row has not finished."""
+        return bool(self._running)
 
-    def _feed(self, output: TokenOutput) -> RowNews:
-        answer = self._answers[output.index]
-        deltas: list[Delta] = []
-        fed = 0
-        # One by one: a token behind a stop string, which the engine made before it could know, is not counted.
-        for position, token_id in enumerate(output.token_ids):
-            deltas += answer.feed((token_id,), output.logprobs[position : position + 1])
-            fed += 1
-            if answer.stopped:
-                break
-        self._completion_tokens += fed
-        reason = "stop" if answer.stopped else output.finish_reason
+    async def updates(self) -> list[RowUpdate]:
+        """Wait for updates of the rows; an empty list if there are none at a `wake`. Raises the reason of an abort."""
+        await self._generation.wait()
+        batch = self._generation.take()
+        if not batch and not self._generation.open:
+            raise self._abort_reason or GenerationFailed("The engine ended the request early.")
+        return [self._decode(output) for output in batch if output.index in self._running]
+
+    def wake(self) -> None:
+        """End a wait for updates."""
+        self._generation.wake()
+
+    def _decode(self, output: TokenOutput) -> RowUpdate:
+        decoder = self._decoders[output.index]
+        before = decoder.tokens
+        deltas = decoder.decode(output.token_ids, output.logprobs)
+        decoded = decoder.tokens - before
+        self._completion_tokens += decoded
+        reason = "stop" if decoder.stopped else output.finish_reason
         if reason is None:
-            return RowNews(output.index, deltas, fed)
+            return RowUpdate(output.index, deltas, decoded)
         self._running.discard(output.index)
         self._generation.cancel(output.index)
-        deltas += answer.finish()
-        return RowNews(output.index, deltas, fed, answer.finish_reason(reason))
+        deltas += decoder.finish(cut=reason == "length")
+        return RowUpdate(output.index, deltas, decoded, decoder.finish_reason(reason))

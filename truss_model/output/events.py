@@ -1,12 +1,13 @@
-"""What predict answers with: the lines of a stream, the object of a plain answer, the body of an error. Pure."""
+"""What an answer consists of: events and their lines, the object of a plain answer, the body of an error. Pure."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from typing import Any
 
-from truss_model.answer import AnswerFinish, TextDelta, ToolCallDelta
 from truss_model.errors import TrussModelError
+from truss_model.output.answer import AnswerFinish, TextDelta, ToolCallDelta
 
 KEEP_ALIVE = "\n"
 
@@ -29,36 +30,106 @@ class Usage:
         }
 
 
-def start_line(prompt_tokens: int, cached_tokens: int, model: str) -> str:
-    return _line({"event": "start", "prompt_tokens": prompt_tokens, "cached_tokens": cached_tokens, "model": model})
+@dataclass(slots=True)
+class StartEvent:
+    """The first event of an answer."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    model: str
 
 
-def text_line(index: int, delta: TextDelta, logprobs: Sequence[Entry] | None, tokens: int) -> str:
-    """`tokens`: how many of the row's were made since its last line."""
-    event: dict[str, Any] = {"event": "delta", "index": index, "text": delta.text, "tokens": tokens}
-    if logprobs is not None:
-        event["logprobs"] = logprobs
-    return _line(event)
+@dataclass(slots=True)
+class PromptEvent:
+    """The prompt's log probabilities, an entry a token."""
+
+    prompt_logprobs: Sequence[Entry]
 
 
-def tool_call_line(index: int, delta: ToolCallDelta, tokens: int) -> str:
-    event: dict[str, Any] = {"event": "tool_call", "index": index, "call": delta.call}
-    if delta.id is not None:
-        event |= {"id": delta.id, "name": delta.name}
-    return _line(event | {"arguments": delta.arguments, "tokens": tokens})
+@dataclass(slots=True)
+class TextEvent:
+    """Text of one row. `tokens`: the number of the row's tokens since its last event that had text or a call."""
+
+    index: int
+    text: str
+    tokens: int
+    logprobs: Sequence[Entry] | None = None
 
 
-def finish_line(index: int, reason: AnswerFinish) -> str:
-    return _line({"event": "finish", "index": index, "reason": reason})
+@dataclass(slots=True)
+class ToolCallEvent:
+    """A piece of call number `call`; `id` and `name` only in its first piece."""
+
+    index: int
+    call: int
+    id: str | None
+    name: str | None
+    arguments: str
+    tokens: int
 
 
-def done_line(usage: Usage) -> str:
-    return _line({"event": "done", "usage": usage.as_dict()})
+@dataclass(slots=True)
+class FinishEvent:
+    index: int
+    reason: AnswerFinish
 
 
-def error_line(error: TrussModelError) -> str:
-    told = {"status": error.status, "type": error.type, "message": error.message}
-    return _line({"event": "error", **told, "param": error.param, "code": error.code})
+@dataclass(slots=True)
+class DoneEvent:
+    """The last event of a complete answer."""
+
+    usage: Usage
+
+
+@dataclass(slots=True)
+class ErrorEvent:
+    """The last event of an answer that failed."""
+
+    error: TrussModelError
+
+
+AnswerEvent = StartEvent | PromptEvent | TextEvent | ToolCallEvent | FinishEvent | DoneEvent | ErrorEvent
+
+
+def lines(events: Sequence[AnswerEvent]) -> str:
+    """The wire's NDJSON of a batch of events: a keep-alive if there are none."""
+    return "".join(map(_line, events)) or KEEP_ALIVE
+
+
+def _line(event: AnswerEvent) -> str:
+    if type(event) is TextEvent and event.logprobs is None:  # nearly every line
+        text = encode_basestring(event.text)
+        return f'{{"event":"delta","index":{event.index},"text":{text},"tokens":{event.tokens}}}\n'
+    return json.dumps(_fields(event), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def _fields(event: AnswerEvent) -> dict[str, Any]:
+    match event:
+        case TextEvent(index, text, tokens, logprobs):
+            fields: dict[str, Any] = {"event": "delta", "index": index, "text": text, "tokens": tokens}
+            return fields if logprobs is None else fields | {"logprobs": logprobs}
+        case ToolCallEvent(index, call, call_id, name, arguments, tokens):
+            named = {} if call_id is None else {"id": call_id, "name": name}
+            return {
+                "event": "tool_call",
+                "index": index,
+                "call": call,
+                **named,
+                "arguments": arguments,
+                "tokens": tokens,
+            }
+        case FinishEvent(index, reason):
+            return {"event": "finish", "index": index, "reason": reason}
+        case StartEvent(prompt_tokens, cached_tokens, model):
+            counts = {"prompt_tokens": prompt_tokens, "cached_tokens": cached_tokens}
+            return {"event": "start", **counts, "model": model}
+        case PromptEvent(entries):
+            return {"event": "prompt", "prompt_logprobs": entries}
+        case DoneEvent(usage):
+            return {"event": "done", "usage": usage.as_dict()}
+        case ErrorEvent(error):
+            fields = {"event": "error", "status": error.status, "type": error.type, "message": error.message}
+            return fields | {"param": error.param, "code": error.code}
 
 
 def error_body(error: TrussModelError) -> dict[str, Any]:
@@ -66,8 +137,8 @@ def error_body(error: TrussModelError) -> dict[str, Any]:
     return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
 
 
-class Choice:
-    """One row's answer, gathered from its deltas."""
+class RowAnswer:
+    """One row's answer, collected from its deltas."""
 
     def __init__(self, index: int, *, logprobs: bool) -> None:
         self.index = index
@@ -99,10 +170,9 @@ class Choice:
         }
 
 
-def result(choices: Sequence[Choice], usage: Usage, model: str) -> dict[str, Any]:
+def result(
+    rows: Sequence[RowAnswer], usage: Usage, model: str, prompt_logprobs: Sequence[Entry] | None = None
+) -> dict[str, Any]:
     """The whole of a plain answer."""
-    return {"choices": [choice.as_dict() for choice in choices], "usage": usage.as_dict(), "model": model}
-
-
-def _line(event: Mapping[str, Any]) -> str:
-    return json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+    answer = {"choices": [row.as_dict() for row in rows], "usage": usage.as_dict(), "model": model}
+    return answer if prompt_logprobs is None else answer | {"prompt_logprobs": prompt_logprobs}

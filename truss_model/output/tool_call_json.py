@@ -7,7 +7,7 @@ _SPACE = b" \t\r\n"
 
 
 class JsonSpan:
-    """Finds the end of one JSON value, which begins with the first byte fed. Checks brackets and strings only."""
+    """Finds the end of one JSON value, which begins with the first byte. Checks brackets and strings only."""
 
     def __init__(self) -> None:
         self.done = False
@@ -15,8 +15,8 @@ class JsonSpan:
         self._in_string = False
         self._escaped = False
 
-    def feed(self, data: bytes, start: int = 0) -> int:
-        """Return the position after the value's last byte, or the end of `data` when it goes on."""
+    def scan(self, data: bytes, start: int = 0) -> int:
+        """Return the position after the value's last byte, or the end of `data` if the value continues."""
         for position in range(start, len(data)):
             byte = data[position]
             if self._in_string:
@@ -34,7 +34,7 @@ class JsonSpan:
             elif self._depth and byte in b"}]":
                 self._depth -= 1
                 self.done = not self._depth
-            elif not self._depth and byte in b",}] \t\r\n":  # ends a number or a word, and is no part of it
+            elif not self._depth and byte in b",}] \t\r\n":  # ends a number or a word without being part of it
                 self.done = True
                 return position
             if self.done:
@@ -56,7 +56,7 @@ class _At(Enum):
 class CallObject:
     """Reads `{"name": ..., "arguments": ...}`, keys in any order and others ignored, as its bytes come.
 
-    Arguments are passed on as they are written; a JSON string of JSON, as some models write, when it is whole.
+    Arguments are passed on as they are written, or, if they are a JSON string of JSON, when the string is complete.
     """
 
     def __init__(self) -> None:
@@ -75,20 +75,20 @@ class CallObject:
 
     @property
     def failed(self) -> bool:
-        """What came is no call; nothing more is read."""
+        """The bytes are not a call; no more of them are read."""
         return self._at is _At.FAILED
 
     def take_arguments(self) -> bytes:
-        """What is new of the arguments."""
+        """The new bytes of the arguments."""
         data, self._arguments = self._arguments, b""
         return data
 
-    def feed(self, data: bytes, start: int = 0) -> int:
+    def parse(self, data: bytes, start: int = 0) -> int:
         """Return the position after the last byte that was read: the end of `data` unless done or failed."""
         position = start
         while position < len(data) and not self.done and not self.failed:
             if self._at in (_At.IN_KEY, _At.IN_VALUE):
-                end = self._span.feed(data, position)
+                end = self._span.scan(data, position)
                 self._collect(data[position:end])
                 position = end
                 if self._span.done:
@@ -100,7 +100,7 @@ class CallObject:
         return position
 
     def _mark(self, byte: int) -> int:
-        """Take a byte between values; 0 if it is the first of one, or stands where none may."""
+        """Take a byte between values; 0 if it is the first byte of a value, or not allowed here."""
         match self._at, chr(byte):
             case _At.OPEN, "{":
                 self._at = _At.KEY

@@ -1,11 +1,11 @@
-"""The three styles in which models write tool calls, each a `CallParser`, and which one to take."""
+"""The three styles in which models write tool calls, each a `CallParser`, and the choice among them."""
 
 from collections.abc import Callable
 
-from truss_model.call_object import JsonSpan
-from truss_model.call_parser import SPACE, CallParser, cut
-from truss_model.text import Piece
-from truss_model.tool_format import CALL_END, CALL_START, ToolFormat, ToolStyle
+from truss_model.output.detokenizer import Piece
+from truss_model.output.tool_call_json import JsonSpan
+from truss_model.output.tool_call_parser import SPACE, CallParser, cut
+from truss_model.tokenizer.tool_format import CALL_END, CALL_START, ToolFormat, ToolStyle
 
 _START = CALL_START.encode()
 _END = CALL_END.encode()
@@ -60,7 +60,7 @@ class _MistralArgs(CallParser):
     def _control(self, piece: Piece) -> None:
         if piece.token_id == self._format.args_id and self._state in (self._in_name, self._in_id):
             name, call_id = self._name.decode(errors="replace").strip(), self._id.decode(errors="replace").strip()
-            self._tell(name, call_id if len(call_id) == 9 and call_id.isascii() and call_id.isalnum() else None)
+            self._emit_call(name, call_id if len(call_id) == 9 and call_id.isascii() and call_id.isalnum() else None)
             self._span = JsonSpan()
             self._state = self._lead_in
         elif piece.token_id == self._format.call_id_id and self._state == self._in_name:
@@ -89,7 +89,7 @@ class _MistralArgs(CallParser):
         return position + 1
 
     def _in_arguments(self, piece: Piece, position: int) -> int:
-        end = self._span.feed(piece.data, position)
+        end = self._span.scan(piece.data, position)
         self._write(piece.data[position:end])
         if self._span.done:
             self._end_call()
@@ -103,16 +103,16 @@ class _MistralArgs(CallParser):
 
 
 class _Hermes(CallParser):
-    """Looks for the tags in the text, where models without control tokens for them write them.
+    """Finds the tags in the text, where models without control tokens for calls write them.
 
-    White space and what may be a tag's beginning is held back; both are content unless the tag follows. A token that
-    is held in part is held whole, so that it is one token still when it comes out.
+    White space and a possible beginning of a tag are held back; both are content unless the tag follows. A token that
+    is held in part is held as a whole, so that it is still one token when it is returned.
     """
 
     def __init__(self, tool_format: ToolFormat, new_id: Callable[[], str]) -> None:
         super().__init__(tool_format, new_id)
         self._matched = 0
-        self._content_bytes = 0  # of the first piece held, before what may be no content
+        self._content_bytes = 0  # of the first piece held, before the part that may be a tag
 
     def _content(self, piece: Piece, position: int) -> int:
         data, hold = piece.data, position
@@ -170,7 +170,7 @@ class _Hermes(CallParser):
         return len(piece.data)
 
     def _interrupt(self) -> None:
-        if self._state == self._close:  # the call is whole and told; what there is of its end tag is no content
+        if self._state == self._close:  # the call is complete and emitted; the beginning of its end tag is not content
             self._raw = []
         super()._interrupt()
 

@@ -1,0 +1,1 @@
+"""Token ids to text, tool calls, events and answers."""
