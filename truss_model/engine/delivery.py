@@ -1,34 +1,63 @@
-"""Carries what a step made from the engine thread to the event loops: one call a loop and step, not one a token."""
+"""Carries a step's outputs from the engine thread to their readers: one call per step, not per token."""
 
 import asyncio
 import contextlib
 from collections.abc import Callable
+from typing import Any, Protocol
 
-from truss_model.engine.generation import Generation, TokenOutput
+from truss_model.engine.generation import Generation, PromptScore, TokenOutput
 from truss_model.errors import TrussModelError
 
+Call = tuple[Callable[..., None], object]
+Loop = asyncio.AbstractEventLoop | None
 
-class Delivery:
-    """Collects on the engine thread; `flush` hands over. A loop that has closed takes its callers with it."""
+
+class Delivery(Protocol):
+    """Collects on the engine thread; `flush` hands over. Outputs for a generation that is closed are dropped.
+
+    The generations are the keys under which the engine knows its requests.
+    """
+
+    def open(self, generation: Generation, loop: Loop) -> None: ...
+
+    def close(self, generation: Generation) -> None: ...
+
+    def admit(self, generation: Generation, cached_tokens: int) -> None: ...
+
+    def score(self, generation: Generation, scores: list[PromptScore]) -> None: ...
+
+    def put(self, generation: Generation, output: TokenOutput) -> None: ...
+
+    def fail(self, generation: Generation, error: TrussModelError) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+class LoopDelivery:
+    """To event loops of this process. Outputs for a loop that has closed are dropped."""
 
     def __init__(self) -> None:
         self._loops: dict[Generation, asyncio.AbstractEventLoop] = {}
-        self._outbox: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
+        self._outbox: dict[asyncio.AbstractEventLoop, list[Call]] = {}
 
-    def open(self, generation: Generation, loop: asyncio.AbstractEventLoop) -> None:
-        self._loops[generation] = loop
+    def open(self, generation: Generation, loop: Loop) -> None:
+        if loop is not None:
+            self._loops[generation] = loop
 
     def close(self, generation: Generation) -> None:
         self._loops.pop(generation, None)
 
     def admit(self, generation: Generation, cached_tokens: int) -> None:
-        self._post(generation, lambda: generation.admit(cached_tokens))
+        self._post(generation, generation.admit, cached_tokens)
+
+    def score(self, generation: Generation, scores: list[PromptScore]) -> None:
+        self._post(generation, generation.score, scores)
 
     def put(self, generation: Generation, output: TokenOutput) -> None:
-        self._post(generation, lambda: generation.deliver(output))
+        self._post(generation, generation.deliver, output)
 
     def fail(self, generation: Generation, error: TrussModelError) -> None:
-        self._post(generation, lambda: generation.fail(error))
+        self._post(generation, generation.fail, error)
 
     def flush(self) -> None:
         outbox, self._outbox = self._outbox, {}
@@ -36,12 +65,12 @@ class Delivery:
             with contextlib.suppress(RuntimeError):  # the loop has closed
                 loop.call_soon_threadsafe(_run_all, calls)
 
-    def _post(self, generation: Generation, call: Callable[[], None]) -> None:
+    def _post(self, generation: Generation, call: Callable[[Any], None], argument: object) -> None:
         loop = self._loops.get(generation)
         if loop is not None:
-            self._outbox.setdefault(loop, []).append(call)
+            self._outbox.setdefault(loop, []).append((call, argument))
 
 
-def _run_all(calls: list[Callable[[], None]]) -> None:
-    for call in calls:
-        call()
+def _run_all(calls: list[Call]) -> None:
+    for call, argument in calls:
+        call(argument)

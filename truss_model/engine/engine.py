@@ -1,6 +1,6 @@
 """Engine: one thread, one loop (admit, plan, step, emit). Token ids in, token ids out; knows no text, no HTTP.
 
-The event loop talks to it through one thread-safe queue of commands; what a step made goes back with one call a step.
+The event loop talks to it through one thread-safe queue of commands; the outputs of a step go back in one call.
 """
 
 import asyncio
@@ -8,35 +8,38 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-from truss_model.engine.backend import MakeBackend, make_backend
-from truss_model.engine.delivery import Delivery
-from truss_model.engine.generation import Generation, TokenOutput
-from truss_model.engine.kv_cache import PagePool
-from truss_model.engine.limits import Limits, limits
-from truss_model.engine.params import SamplingParams, TokenConstraint
-from truss_model.engine.row import PENDING, Row, make_rows
-from truss_model.engine.runner import Runner, RunningStep
-from truss_model.engine.sampling import Sampled
-from truss_model.engine.scheduler import Scheduler, StepPlan
+from truss_model.engine.admission import AdmissionQueue, check_length, check_tokens
+from truss_model.engine.commands import CommandQueue
+from truss_model.engine.delivery import Delivery, Loop, LoopDelivery
+from truss_model.engine.execution.backend import MakeBackend
+from truss_model.engine.execution.device import make_backend
+from truss_model.engine.execution.ladder import Ladder, StartOptions
+from truss_model.engine.execution.limits import Limits
+from truss_model.engine.execution.model_runner import ModelRunner, RunningStep
+from truss_model.engine.execution.sampler import Sampled
+from truss_model.engine.generation import Generation
+from truss_model.engine.observations import Observations
+from truss_model.engine.sampling_params import SamplingParams
+from truss_model.engine.scheduler_slice import shorten_slice
+from truss_model.engine.scheduling.kv_cache import PagePool
+from truss_model.engine.scheduling.row import PENDING, Row, make_rows
+from truss_model.engine.scheduling.scheduler import Scheduler, StepPlan
 from truss_model.engine.settings import EngineSettings
 from truss_model.engine.stats import EngineStats
-from truss_model.engine.waiting import WaitingRoom
-from truss_model.errors import EngineUnwell, GenerationFailed, RequestError, TrussModelError
+from truss_model.engine.step_faults import STEP_FAILED, StepFaults
+from truss_model.errors import EngineUnwell, GenerationFailed, TrussModelError
 
 logger = logging.getLogger(__name__)
 
-FAULTS_TO_UNWELL = 3  # failed steps in a row
-IDLE_WAKE = 1.0  # seconds; how late the queue's time limit may be noticed while nothing runs
 STOPPED = "The engine stopped."
-Command = Callable[[], None]
 
 
 class Engine:
-    """Continuous batching over one transformers model. start and stop from any thread, submit on an event loop."""
+    """Continuous batching over one model; LoadError if it cannot be served. submit on an event loop, stop anywhere."""
 
     def __init__(
         self,
@@ -45,32 +48,30 @@ class Engine:
         *,
         eos_token_ids: frozenset[int],
         make_backend: MakeBackend = make_backend,
+        options: StartOptions = StartOptions(),  # noqa: B008  (frozen)
+        delivery: Delivery | None = None,
     ) -> None:
-        self.settings = settings
-        self.limits: Limits = limits(model, settings)
-        self.max_model_len = self.limits.max_model_len
-        self._model = model
-        self._eos = eos_token_ids
-        self._make_backend = make_backend
-        self._pool = PagePool(self.limits.pages, self.limits.page_size, prefix_caching=settings.prefix_caching)
-        at = self.limits
-        self._scheduler = Scheduler(
-            self._pool, max_rows=at.max_rows, token_budget=at.token_budget, long_prefill=at.long_prefill
-        )
+        self.settings, self._eos, self._vocab = settings, eos_token_ids, int(model.config.vocab_size)
+        self.ladder = Ladder(model, settings, eos_token_ids, make_backend, options)
+        self._plan_with(self.ladder.limits)
         self._running: RunningStep | None = None
-        self._landed = 0.0  # when the last step ended
-        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._commands, self.observations = CommandQueue(), Observations()
         self._thread: threading.Thread | None = None
-        self._stopping = False
-        self._arrivals = 0
-        self._waiting = WaitingRoom(settings.max_queue, settings.max_queue_seconds)
+        self._landed, self._stopping, self._arrivals, self._faults = 0.0, False, 0, StepFaults()  # landed: a step's end
+        self._waiting = AdmissionQueue(settings.max_queue, settings.max_queue_seconds)
         self._rows: dict[Generation, list[Row]] = {}
-        self._delivery = Delivery()
-        self._faults_in_a_row = 0
-        self._steps = self._prefill_tokens = self._cached_tokens = self._generated_tokens = self._faults = 0
+        self._delivery: Delivery = delivery or LoopDelivery()
+        self._steps = self._prefill_tokens = self._cached_tokens = self._generated_tokens = 0
+
+    def _plan_with(self, limits: Limits) -> None:
+        self.limits, self.max_model_len = limits, limits.max_model_len
+        self._pool = PagePool(limits.pages, limits.page_size, prefix_caching=self.settings.prefix_caching)
+        self._scheduler = Scheduler(
+            self._pool, max_rows=limits.max_rows, token_budget=limits.token_budget, long_prefill=limits.long_prefill
+        )
 
     def start(self) -> None:
-        """Make the model ready, warm it up and start the engine thread. Raises what the model raises."""
+        """Make the model ready, check it and start the engine thread. Raises what the last rung of the ladder does."""
         ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, args=(ready,), name="engine", daemon=True)
         self._thread.start()
@@ -79,39 +80,33 @@ class Engine:
 
     def stop(self) -> None:
         """Fail what runs and waits with EngineUnwell and end the thread."""
-        if self._thread is None:
-            return
         self._stopping = True
-        self._commands.put(None)
-        self._thread.join()
+        self._commands.wake()
+        self.join()
+
+    def join(self) -> None:
+        """Return when the thread has ended."""
+        if self._thread is not None:
+            self._thread.join()
 
     @property
     def healthy(self) -> bool:
-        """Whether the thread lives and its last steps did not all fail. Heals itself with the next good step."""
-        return self._alive and self._faults_in_a_row < FAULTS_TO_UNWELL
+        """Whether the thread lives and its last steps did not all fail. The next step that succeeds heals it."""
+        return self._alive and not self._faults.repeated
 
     @property
     def _alive(self) -> bool:
         return self._thread is not None and self._thread.is_alive() and not self._stopping
 
     def stats(self) -> EngineStats:
-        return EngineStats(
-            rows_running=len(self._scheduler.running),
-            requests_waiting=len(self._waiting),
-            pages_free=self._pool.available,
-            pages_total=self._pool.pages,
-            steps=self._steps,
-            prefill_tokens=self._prefill_tokens,
-            cached_tokens=self._cached_tokens,
-            generated_tokens=self._generated_tokens,
-            preemptions=self._scheduler.preemptions,
-            faults=self._faults,
-        )
+        now = len(self._scheduler.running), len(self._waiting), self._pool.available, self._pool.pages
+        made = self._steps, self._prefill_tokens, self._cached_tokens, self._generated_tokens
+        return EngineStats(*now, *made, self._scheduler.preemptions, self._faults.total, self._pool.page_size)
 
     # The event loop.
 
     def check_room(self) -> None:
-        """Raise EngineUnwell or QueueFull where `submit` would, whatever is submitted."""
+        """Raise EngineUnwell or QueueFull if `submit` would refuse any request."""
         if not self._alive:
             raise EngineUnwell("The engine is not running.")
         self._waiting.check()
@@ -122,57 +117,66 @@ class Engine:
         Raises RequestError (context_length_exceeded), QueueFull, EngineUnwell.
         """
         self.check_room()
-        self.limits.check_length(len(prompt), params.max_tokens)
-        generation = Generation(len(prompt), n, lambda it, index: self._commands.put(lambda: self._cancel(it, index)))
+        check_length(len(prompt), params.max_tokens, self.max_model_len)
+        generation = Generation(len(prompt), n, self.cancel)
+        self.enqueue(generation, prompt, params, n, asyncio.get_running_loop())
+        return generation
+
+    def cancel(self, generation: Generation, index: int | None = None) -> None:
+        """Drop one row of a request, or all of them. From any thread."""
+        self._commands.put(lambda: self._cancel(generation, index))
+
+    def reject(self, generation: Generation, error: TrussModelError) -> None:
+        """Fail a request. From any thread."""
+        self._commands.put(lambda: self._fail(generation, error))
+
+    def enqueue(
+        self, generation: Generation, prompt: Sequence[int], params: SamplingParams, n: int, loop: Loop
+    ) -> None:
+        """Queue a request whose length was checked. From one thread at a time. Raises RequestError, EngineUnwell."""
+        check_tokens(prompt, params, self._vocab)
+        if not self._alive:
+            raise EngineUnwell(STOPPED)
         self._arrivals += 1
-        rows, loop = make_rows(generation, prompt, params, n, self._arrivals), asyncio.get_running_loop()
+        rows = make_rows(generation, prompt, params, n, self._arrivals)
         self._waiting.enter(generation)
         self._commands.put(lambda: self._enqueue(generation, rows, loop))
-        if self._stopping:  # since the check: the thread may have looked for the last time before that
+        if self._stopping:  # since the check: the thread may have read its commands for the last time
             self._waiting.leave(generation)
             raise EngineUnwell(STOPPED)
-        return generation
 
     # The engine thread.
 
     def _main(self, ready: "queue.SimpleQueue[BaseException | None]") -> None:
         try:
-            runner = Runner(self._model, self.limits, self._eos, self.settings, self._make_backend)
-            runner.warm_up()
+            runner = self.ladder.climb()
+            self._plan_with(runner.limits)
         except BaseException as error:
             ready.put(error)
             return
+        shorten_slice()
         ready.put(None)
         try:
             while not self._stopping:
-                self._take_commands()
+                self._commands.run(wait=not (self._running or self._scheduler.running or self._scheduler.waiting))
                 self._expire_waiting()
-                self._turn(runner)
+                self._step(runner)
                 self._delivery.flush()
         except BaseException:
             logger.critical("The engine thread died.", exc_info=True)
-        finally:
-            self._stopping = True
-            self._take_commands(wait=False)
-            # First tell everybody: what has ended the loop may break what is done with the rows, too.
-            for generation in self._rows:
-                self._delivery.fail(generation, EngineUnwell(STOPPED))
-            self._delivery.flush()
-            for generation in list(self._rows):
-                self._fail(generation, EngineUnwell(STOPPED))
+        self._stopping = True
+        self._commands.drain()
+        self._tell_all()
 
-    def _take_commands(self, *, wait: bool = True) -> None:
-        idle = wait and not (self._running or self._scheduler.running or self._scheduler.waiting)
-        while True:
-            try:
-                command = self._commands.get(block=idle, timeout=IDLE_WAKE if idle else None)
-            except queue.Empty:
-                return
-            idle = False
-            if command is not None:
-                command()
+    def _tell_all(self) -> None:
+        """Deliver the errors first: what ended the thread may also break the clean-up of the rows."""
+        for generation in self._rows:
+            self._delivery.fail(generation, EngineUnwell(STOPPED))
+        self._delivery.flush()
+        for generation in list(self._rows):
+            self._fail(generation, EngineUnwell(STOPPED))
 
-    def _enqueue(self, generation: Generation, rows: list[Row], loop: asyncio.AbstractEventLoop) -> None:
+    def _enqueue(self, generation: Generation, rows: list[Row], loop: Loop) -> None:
         self._rows[generation] = rows
         self._delivery.open(generation, loop)
         for row in rows:
@@ -186,27 +190,27 @@ class Engine:
 
     def _expire_waiting(self) -> None:
         for generation, error in self._waiting.overdue():
-            if generation in self._rows:  # else its command is still to come
+            if generation in self._rows:  # else its _enqueue has not run yet
                 self._fail(generation, error)
 
-    def _turn(self, runner: Runner) -> None:
-        """Launch a step and end one: the same, or where the device works beside the host, the one before."""
+    def _step(self, runner: ModelRunner) -> None:
+        """Launch a step and finish one: the same one, or the previous one if the device runs asynchronously."""
         if self._running is not None and not self._may_run_ahead(self._running):
-            self._land()
+            self._finish_step()
         plan = self._scheduler.plan()
         launched = self._launch(plan, runner) if plan.chunks else None
-        self._land()
+        self._finish_step()
         self._running = launched
         if not runner.runs_ahead:
-            self._land()
+            self._finish_step()
 
     def _may_run_ahead(self, step: RunningStep) -> bool:
-        """Whether the next step can be planned and sampled without this one's tokens, and preempts nobody."""
-        needed = any(chunk.row.waits_for_token and not chunk.row.gone for chunk in step.sampling)
+        """Whether the next step can be planned and sampled without this one's tokens and without preemption."""
+        needed = any(chunk.row.waits_for_token and not chunk.row.ended for chunk in step.sampling)
         return not needed and self._pool.available >= len(self._scheduler.running)
 
-    def _launch(self, plan: StepPlan, runner: Runner) -> RunningStep | None:
-        self._note_admissions(plan)
+    def _launch(self, plan: StepPlan, runner: ModelRunner) -> RunningStep | None:
+        self._report_admissions(plan)
         try:
             step = runner.launch(plan, self._running)
         except Exception as error:
@@ -219,8 +223,8 @@ class Engine:
                 chunk.row.tokens.append(PENDING)
         return step
 
-    def _land(self) -> None:
-        """Wait for the running step, if any, and hand out what it made. Rows that ended since are passed over."""
+    def _finish_step(self) -> None:
+        """Wait for the running step, if any, and deliver its tokens. Rows that have ended since are skipped."""
         step, self._running = self._running, None
         if step is None:
             return
@@ -229,59 +233,54 @@ class Engine:
         except Exception as error:
             self._fail_step(step.plan, error)
             return
-        self._faults_in_a_row = 0
+        self._faults.succeeded()
         began, self._landed = max(step.began, self._landed), time.monotonic()
         self._scheduler.costs.observe(step.plan, self._landed - began)
         self._steps += 1
         for chunk in step.plan.chunks:
-            if not chunk.row.gone:
+            if not chunk.row.ended:
                 self._scheduler.computed(chunk)
         for chunk, token in zip(step.sampling, sampled.tokens, strict=True):
             chunk.row.tokens[chunk.start + chunk.count] = token
+        self.observations.stepped(step.plan, step.sampling, self._landed, 1 - self._pool.available / self._pool.pages)
         self._emit(step, sampled)
 
-    def _note_admissions(self, plan: StepPlan) -> None:
+    def _report_admissions(self, plan: StepPlan) -> None:
         for row in plan.admitted:
             if self._waiting.admit(row.generation):
                 self._cached_tokens += row.computed
+                self.observations.admitted(row)
                 self._delivery.admit(row.generation, row.computed)
-        self._delivery.flush()  # told before the step: a long prompt's may take its time
+        self._delivery.flush()  # before the step, which may take long for a long prompt
 
     def _emit(self, step: RunningStep, sampled: Sampled) -> None:
+        for row, scores in sampled.scores:
+            self._delivery.score(row.generation, scores)
         for chunk, token, logprob in zip(step.sampling, sampled.tokens, sampled.logprobs, strict=True):
             row = chunk.row
-            if row.gone:
+            if row.ended or not self._advance(row, token):
                 continue
-            self._generated_tokens += 1
-            if row.constraint is not None and not self._advance(row, row.constraint, token):
-                continue
-            row.finish_reason = row.ended_by(token, chunk.start + chunk.count + 1, self._eos)
-            logprobs = [logprob] if logprob else []
-            self._delivery.put(row.generation, TokenOutput(row.index, [token], logprobs, row.finish_reason))
-            if row.finish_reason is not None:
+            output = row.output(token, logprob, chunk.start + chunk.count + 1, self._eos)
+            self._generated_tokens += len(output.token_ids)
+            self._delivery.put(row.generation, output)
+            if output.finish_reason is not None:
                 self._scheduler.drop(row)
                 self._close_if_done(row.generation)
 
-    def _advance(self, row: Row, constraint: TokenConstraint, token: int) -> bool:
-        try:
-            if row.fault is not None:
-                raise row.fault
-            constraint.accept(token)
-        except RequestError as error:  # a schema that asks for too much work: the caller's doing
+    def _advance(self, row: Row, token: int) -> bool:
+        if (error := row.accept(token)) is not None:
+            self._faults.total += isinstance(error, GenerationFailed)
             self._fail(row.generation, error)
-        except Exception:
-            logger.exception("The grammar of a row failed.")
-            self._faults += 1
-            self._fail(row.generation, GenerationFailed("The answer's grammar failed."))
-        return not row.gone
+        return not row.ended
 
     def _fail_step(self, plan: StepPlan, error: Exception) -> None:
-        logger.exception("A step of %d rows failed.", len(plan.chunks), exc_info=error)
-        self._faults, self._faults_in_a_row = self._faults + 1, self._faults_in_a_row + 1
+        """Fail the step's rows. Raises GpuLost, which ends the thread, where no later step can succeed."""
+        self.ladder.remember(error)
         for chunk in plan.chunks:
             self._scheduler.discard(chunk.row)
         for generation in {chunk.row.generation for chunk in plan.chunks}:
-            self._fail(generation, GenerationFailed("The model failed while generating. You may retry the request."))
+            self._fail(generation, GenerationFailed(STEP_FAILED))
+        self._faults.failed(len(plan.chunks), error)
 
     def _fail(self, generation: Generation, error: TrussModelError) -> None:
         for row in self._rows.get(generation, ()):
@@ -290,7 +289,9 @@ class Engine:
         self._forget(generation)
 
     def _close_if_done(self, generation: Generation) -> None:
-        if all(row.gone for row in self._rows.get(generation, ())):
+        rows = self._rows.get(generation, ())
+        if all(row.ended for row in rows):
+            self.observations.closed(rows)
             self._forget(generation)
 
     def _forget(self, generation: Generation) -> None:

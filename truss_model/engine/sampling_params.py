@@ -1,8 +1,8 @@
-"""What one request asks of the engine: how to sample, when to stop."""
+"""Sampling and stopping parameters of one request."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,17 @@ class TokenConstraint(Protocol):
         """Advance by a token that the last mask allowed."""
 
 
-COLDEST = 1e-5  # below, quotients leave float32's range, and long before nothing but the likeliest token is drawn
+@runtime_checkable
+class Grammar(Protocol):
+    """A compiled constraint: a call makes the state of one row. Another process makes the same one of `source`."""
+
+    @property
+    def source(self) -> tuple[str, str]: ...
+
+    def __call__(self) -> TokenConstraint: ...
+
+
+COLDEST = 1e-5  # below, quotients leave float32's range; long before that only the most likely token is drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +37,8 @@ class SamplingParams:
 
     A temperature below COLDEST or top_k 1 is greedy. top_k 0 is off. Penalties are OpenAI's (presence, frequency: over
     generated tokens) and HF's (repetition: over prompt and generated tokens). `top_logprobs` None: no logprobs; 0..20:
-    the chosen token's and so many alternatives, of the model's own distribution, before penalties, bias, temperature
-    and masks.
+    the chosen token's and as many alternatives, of the model's own distribution, before penalties, bias,
+    temperature and masks. `prompt_logprobs`, likewise: of the prompt's tokens. max_tokens 0: only those.
     """
 
     max_tokens: int = 16
@@ -44,6 +54,7 @@ class SamplingParams:
     min_tokens: int = 0
     ignore_eos: bool = False
     top_logprobs: int | None = None
+    prompt_logprobs: int | None = None
     constraint: Callable[[], TokenConstraint] | None = None
 
     @property

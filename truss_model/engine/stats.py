@@ -1,11 +1,11 @@
-"""What an engine tells of itself."""
+"""Counters and gauges of an engine."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """Counts since the start, and what is the case now."""
+class EngineStats(NamedTuple):
+    """Counts since the start, and the current state. A tuple: it is made twice a step, and sent as it is."""
 
     rows_running: int
     requests_waiting: int
@@ -17,3 +17,19 @@ class EngineStats:
     generated_tokens: int
     preemptions: int
     faults: int
+    page_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One way to run the model that was tried at the start. outcome: "serves", "off" or "failed".
+
+    gap: largest distance of log-probabilities to the untouched model's, None if it was not measured. seconds: of making
+    the model ready and checking it.
+    """
+
+    rung: str
+    outcome: str
+    gap: float | None
+    detail: str
+    seconds: float

@@ -1,22 +1,17 @@
 """What a device makes of a model: its KV memory, its attention, its kernels in the model's place. One per engine."""
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
-import torch
-from torch import nn
 from transformers import PreTrainedModel
 
-from truss_model.engine.attention import PagedAttention, PagedKV, TorchPagedAttention
-from truss_model.engine.cpu.build import kernels
-from truss_model.engine.cpu.swap import fits, swap
-from truss_model.engine.limits import Limits
+from truss_model.engine.execution.attention import PagedAttention, PagedKV, TorchPagedAttention
+from truss_model.engine.execution.device_memory import DeviceMemory, device_memory
+from truss_model.engine.execution.limits import Limits
+from truss_model.engine.execution.sampling import Sample, torch_sample
 from truss_model.engine.settings import EngineSettings
 
-logger = logging.getLogger(__name__)
-
+OWN_LAYERS = "transformers'"
 Capture = Callable[[Callable[[], object]], Callable[[], object]]
 
 
@@ -25,7 +20,10 @@ class Backend:
     """`asynchronous`: steps run beside the host; the next can be launched before the last one's tokens are read.
 
     `capture` makes a replay of device work that always does the same, or is None where that cannot be. `tune` chooses
-    between kernels by measurement; called once, before anything is captured.
+    between kernels by measurement; called once, before anything is captured. `layers`: whose the model's layers are,
+    for the log: "fused", "compiled" or "transformers'". `memory`: of a device of its own.
+    `warm_rows`: so many rows decode in steps that are run at the start, as each needs kernels of its own.
+    `sample`: chooses the tokens.
     """
 
     kv: PagedKV
@@ -33,34 +31,21 @@ class Backend:
     asynchronous: bool = False
     capture: Capture | None = None
     tune: Callable[[], None] = field(default=lambda: None)
+    layers: str = OWN_LAYERS
+    memory: DeviceMemory | None = None
+    warm_rows: Sequence[int] = ()
+    sample: Sample = torch_sample
 
 
 MakeBackend = Callable[[PreTrainedModel, Limits, EngineSettings], Backend]
 
 
-def make_backend(model: PreTrainedModel, limits: Limits, settings: EngineSettings) -> Backend:
-    """Make the model ready for its device; its modules may be replaced in place."""
-    return _cuda(model, limits, settings) if model.device.type == "cuda" else _cpu(model, limits, settings)
-
-
-def _cuda(model: PreTrainedModel, limits: Limits, settings: EngineSettings) -> Backend:
-    # Triton comes with torch's CUDA builds alone.
-    from truss_model.engine.cuda.backend import cuda_backend
-
-    return cuda_backend(model, limits, settings)
-
-
-def _cpu(model: PreTrainedModel, limits: Limits, settings: EngineSettings) -> Backend:
-    library = kernels() if not settings.compile and fits(model, limits.page_size) else None
-    dtype = torch.float32 if library is not None else model.dtype
-    kv = PagedKV(model.config, limits.pages, limits.page_size, dtype, model.device)
-    if library is not None:
-        swap(library, model, kv, "bfloat16" if model.dtype == torch.bfloat16 else "float32")
-        cast(nn.Module, model).float()
-    elif settings.compile:
-        compile_layers(model)
-    logger.info("CPU kernels: %s; %d KV pages of %d tokens", library is not None, limits.pages, limits.page_size)
-    return Backend(kv, TorchPagedAttention(kv))
+def plain_backend(model: PreTrainedModel, limits: Limits, settings: EngineSettings) -> Backend:
+    """Nothing of ours but the pages: torch's attention over transformers' own layers. Every device has it."""
+    kv = PagedKV(model.config, limits.pages, limits.page_size, model.dtype, model.device, transposed_keys=False)
+    return Backend(
+        kv, TorchPagedAttention(kv), asynchronous=model.device.type == "cuda", memory=device_memory(model.device)
+    )
 
 
 def compile_layers(model: PreTrainedModel, backend: str = "inductor") -> None:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from truss_model.engine.scheduler import StepPlan
+from truss_model.engine.scheduling.scheduler import StepPlan
 
 
 @dataclass(slots=True)
@@ -15,8 +16,9 @@ class StepBatch:
 
     tokens, positions: int64 [1, T]. slots: int64 [T], page * page_size + offset each token's KV goes to.
     tables: int32 [R, W]. starts: int32 [R + 1], first token of each row. contexts: int32 [R], tokens of each row
-    including this step's. sampled: int64 [S], the tokens whose logits are needed. longest: most tokens of one row in T.
-    decodes: so many rows at the front have one token each.
+    including this step's. sampled: int64 [S], the tokens whose logits are needed: those to sample from, then those to
+    score prompts with. longest: most tokens of one row in T. decodes: number of rows at the front that have one token
+    each. spans: (first token, tokens, context) of each row, for the host, if it knows.
     """
 
     tokens: torch.Tensor
@@ -28,10 +30,11 @@ class StepBatch:
     sampled: torch.Tensor
     longest: int
     decodes: int
+    spans: list[tuple[int, int, int]] | None = None
 
 
-def pack(plan: StepPlan, page_size: int, device: torch.device) -> StepBatch:
-    """Make the tensors of a step; one host-to-device copy each, not waited for."""
+def pack(plan: StepPlan, tables: npt.NDArray[np.int32], page_size: int, device: torch.device) -> StepBatch:
+    """Make the tensors of a step; one copy to the device each, not waited for. tables: of the chunks, [R, W]."""
     chunks = plan.chunks
     counts = np.fromiter((chunk.count for chunk in chunks), np.int64, len(chunks))
     begins = np.fromiter((chunk.start for chunk in chunks), np.int64, len(chunks))
@@ -40,29 +43,31 @@ def pack(plan: StepPlan, page_size: int, device: torch.device) -> StepBatch:
     total = int(starts[-1])
     owner = np.repeat(np.arange(len(chunks)), counts)
     positions = np.arange(total) - starts[owner] + begins[owner]
-    tables = np.zeros((len(chunks), max(len(chunk.row.pages) for chunk in chunks)), np.int32)
     tokens = np.empty(total, np.int64)
-    for i, chunk in enumerate(chunks):
-        row = chunk.row
-        tables[i, : len(row.pages)] = row.pages
-        tokens[starts[i] : starts[i + 1]] = row.tokens[chunk.start : chunk.start + chunk.count]
+    for start, chunk in zip(starts.tolist(), chunks, strict=False):
+        if chunk.count == 1:
+            tokens[start] = chunk.row.tokens[chunk.start]
+        else:
+            tokens[start : start + chunk.count] = chunk.row.tokens[chunk.start : chunk.start + chunk.count]
     slots = tables[owner, positions // page_size].astype(np.int64) * page_size + positions % page_size
     sampled = starts[1:][np.fromiter((chunk.samples for chunk in chunks), np.bool_, len(chunks))] - 1
+    scored = [starts[i] + p - chunk.start for i, chunk in enumerate(chunks) for p in chunk.scored]
     several = np.flatnonzero(counts > 1)
     return StepBatch(
-        tokens=there(tokens[None], device),
-        positions=there(positions[None], device),
-        slots=there(slots, device),
-        tables=there(tables, device),
-        starts=there(starts.astype(np.int32), device),
-        contexts=there((begins + counts).astype(np.int32), device),
-        sampled=there(sampled, device),
+        tokens=to_device(tokens[None], device),
+        positions=to_device(positions[None], device),
+        slots=to_device(slots, device),
+        tables=to_device(tables, device),
+        starts=to_device(starts.astype(np.int32), device),
+        contexts=to_device((begins + counts).astype(np.int32), device),
+        sampled=to_device(np.concatenate([sampled, np.array(scored, np.int64)]) if scored else sampled, device),
         longest=int(counts.max()),
         decodes=int(several[0]) if len(several) else len(chunks),
+        spans=list(zip(starts[:-1].tolist(), counts.tolist(), (begins + counts).tolist(), strict=True)),
     )
 
 
-def there(array: "np.ndarray[Any, Any]", device: torch.device) -> torch.Tensor:
+def to_device(array: "np.ndarray[Any, Any]", device: torch.device) -> torch.Tensor:
     """To the device, not waited for; torch keeps page-locked memory until the copy is done."""
     tensor = torch.from_numpy(array)
     if device.type == "cpu" or tensor.numel() == 0:

@@ -1,36 +1,48 @@
-"""The decode step as a recording, from embedding to sampled token, one for each size of batch. Knows no CUDA.
+"""Decode steps as recordings, two to a step: from embedding to logits, and from logits to tokens. Knows no CUDA.
 
-A recording reads and writes the same memory at every replay: what a step needs is copied there first. Batches are
-padded to the next size; padding rows write to the page that belongs to nobody.
+A recording reads and writes the same memory at every replay: what a step needs is copied there first. There is one
+forward for each size of batch, and one sampling for each size and kind; grammars work on the host between the two.
+Batches are padded to the next size; padding rows write to the page that belongs to nobody.
 """
 
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from truss_model.engine.attention import PagedKV
-from truss_model.engine.batch import StepBatch, there
-from truss_model.engine.limits import Limits
-from truss_model.engine.row import PENDING
-from truss_model.engine.sampling import draw_plain
-from truss_model.engine.scheduler import StepPlan
+from truss_model.engine.execution.attention import PagedKV
+from truss_model.engine.execution.batch import StepBatch, to_device
+from truss_model.engine.execution.limits import Limits
+from truss_model.engine.execution.row_slots import RowSlots
+from truss_model.engine.execution.sampling import Choice
+from truss_model.engine.execution.sampling_state import Kind
+from truss_model.engine.execution.step_fields import StepFields
+from truss_model.engine.scheduling.row import PENDING
+from truss_model.engine.scheduling.scheduler import StepPlan
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Replay = Callable[[], object]
-FIELDS = ("token", "source", "position", "slot", "context")
 
 
 @dataclass(slots=True)
-class Recording:
-    """`replay` fills what `made` holds afterwards: logits [size, vocab] and tokens [size]."""
+class Recording(Generic[T]):
+    """`replay` makes the last entry of `made`.
+
+    A CUDA graph keeps addresses alone: `step`, the work that was captured, keeps the tensors that it reads there, and
+    `captured` the one that it writes, which other recordings read.
+    """
 
     replay: Replay
-    made: list[torch.Tensor]
+    step: Replay
+    made: list[T]
+    captured: T
 
 
 class DecodeGraphs:
@@ -39,112 +51,152 @@ class DecodeGraphs:
     def __init__(
         self,
         forward: Callable[[StepBatch], torch.Tensor],
+        sample: Callable[[Kind, torch.Tensor], Choice],
         kv: PagedKV,
         limits: Limits,
+        slots: RowSlots,
+        fields: StepFields,
         newest: torch.Tensor,
         capture: Callable[[Replay], Replay],
     ) -> None:
-        """newest: int64 [max_rows], the tokens of the step before, replaced by this step's."""
-        self._forward = forward
-        self._kv = kv
-        self._newest = newest
+        """sample: of logits [rows, vocab] that the fields describe. newest: int64 [max_rows], the tokens of the step
+        before, which it replaces."""
+        self._forward, self._sample = forward, sample
+        self._kv, self._slots, self._fields, self._newest = kv, slots, fields, newest
         self._capture = capture
         self.sizes = batch_sizes(limits.max_rows)
-        device, rows = newest.device, limits.max_rows
-        width = -(-limits.max_model_len // limits.page_size)
-        self._fields = torch.zeros(len(FIELDS), rows, dtype=torch.int32, device=device)
-        self._draws = torch.zeros(3, rows, dtype=torch.float64, device=device)
-        self._tables = torch.zeros(rows, width, dtype=torch.int32, device=device)
-        self._recordings: dict[tuple[int, bool], Recording] = {}
+        # The forward itself writes each row's newest page: whole tables are sent when a row comes.
+        self._tables = torch.zeros(slots.tables.shape, dtype=torch.int32, device=newest.device)
+        self._sent = np.zeros(slots.spare + 1, np.int64)  # pages of each slot in the tables of the device
+        self._tenancies = np.full(slots.spare + 1, -1, np.int64)
+        self._logits: dict[int, Recording[torch.Tensor]] = {}
+        self._choices: dict[tuple[int, Kind], Recording[Choice]] = {}
 
     def capture(self) -> None:
-        """Record every size twice, for greedy steps and for steps that draw; the largest first, to share its memory."""
+        """Record every size, the largest first, to share its memory."""
         began = time.monotonic()
         for done, size in enumerate(reversed(self.sizes), 1):
-            self._feed_padding(size)
-            for draws in (False, True):
-                self._recordings[size, draws] = self._record(size, draws)
+            self._feed_padding()
+            forward = self._logits[size] = self._record(self._forward_work(size))
+            for kind in Kind:
+                self._choices[size, kind] = self._record(self._sampling_work(forward.made, kind))
             logger.info(
                 "Decode step recorded for %d rows (%d of %d sizes, %.1f s).",
                 size, done, len(self.sizes), time.monotonic() - began,
             )  # fmt: skip
 
-    def take(self, plan: StepPlan) -> bool:
+    def rehearse(self) -> None:
+        """Do the largest step that is recorded, unrecorded."""
+        self._feed_padding()
+        forward, logits = self._forward_work(self.sizes[-1])
+        forward()
+        self._sampling_work(logits, Kind.ALL)[0]()
+
+    @property
+    def kept_rows(self) -> int:
+        """Rows of logits that all recordings together keep."""
+        return sum(self.sizes)
+
+    @property
+    def ready(self) -> bool:
+        """Whether `capture` is done."""
+        return bool(self._choices)
+
+    def fits(self, plan: StepPlan) -> bool:
         """Whether every row of the plan has one token that is followed by a new one."""
-        return bool(self._recordings) and all(chunk.count == 1 and chunk.samples for chunk in plan.chunks)
+        return self.ready and all(chunk.count == 1 and chunk.samples for chunk in plan.chunks)
 
-    def run(
-        self, plan: StepPlan, places: dict[int, int], draws: np.ndarray[tuple[int, int], np.dtype[np.float64]] | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits [rows, vocab], and tokens [rows] if `draws` says all that is needed to choose them.
-
-        Both are overwritten by the next run.
-        """
-        rows = len(plan.chunks)
-        size = next(size for size in self.sizes if size >= rows)
-        self._feed(plan, places, size)
-        drawing = draws is not None and bool(draws[1].any())
-        if draws is not None and drawing:
-            self._draws[:, :rows].copy_(there(draws, self._draws.device))
-        recording = self._recordings[size, drawing]
-        recording.replay()
-        logits, tokens = recording.made
-        return logits[:rows], tokens[:rows] if draws is not None else None
-
-    def _feed(self, plan: StepPlan, places: dict[int, int], size: int) -> None:
-        rows, page_size = len(plan.chunks), self._kv.page_size
-        fields = self._padding(size)
-        tables = np.zeros((rows, max(len(chunk.row.pages) for chunk in plan.chunks)), np.int32)
+    def feed(self, plan: StepPlan, places: dict[int, int], slots: npt.NDArray[np.int64]) -> None:
+        """Fill the fields of a step for `forward`, and send the pages of rows that have come."""
+        page_size, host = self._kv.page_size, self._fields.host
         for i, chunk in enumerate(plan.chunks):
-            row, at = chunk.row, chunk.start
-            tables[i, : len(row.pages)] = row.pages
-            token = row.tokens[at]
-            source = places[id(row)] if token == PENDING else -1
-            slot = row.pages[at // page_size] * page_size + at % page_size
-            fields[:, i] = max(token, 0), source, at, slot, at + 1
-        device = self._fields.device
-        self._fields[:, :size].copy_(there(fields, device))
-        self._tables[:rows, : tables.shape[1]].copy_(there(tables, device))
-        if size > rows:
-            self._tables[rows:size, 0] = self._kv.padding_page
+            token = chunk.row.tokens[chunk.start]
+            host["token"][i] = max(token, 0)
+            host["source"][i] = places[id(chunk.row)] if token == PENDING else -1
+        rows = len(plan.chunks)
+        positions = np.fromiter((chunk.start for chunk in plan.chunks), np.int64, rows)
+        columns = positions // page_size
+        host["position"][:rows] = positions
+        host["kv_slot"][:rows] = self._slots.tables[slots, columns] * page_size + positions % page_size
+        self._pad(rows)
+        fresh = self._tenancies[slots] != self._slots.tenancies[slots]
+        behind = slots[fresh | (self._sent[slots] < columns)]
+        if len(behind):
+            device = self._tables.device
+            self._tables.index_copy_(0, to_device(behind, device), to_device(self._slots.tables[behind], device))
+            self._tenancies[behind] = self._slots.tenancies[behind]
+        self._sent[slots] = columns + 1
 
-    def _feed_padding(self, size: int) -> None:
-        self._fields[:, :size].copy_(there(self._padding(size), self._fields.device))
-        self._tables[:size, 0] = self._kv.padding_page
+    def forward(self, rows: int) -> torch.Tensor:
+        """Logits [rows, vocab] of what was fed; overwritten by later steps."""
+        recording = self._logits[self._size(rows)]
+        recording.replay()
+        return recording.made[-1][:rows]
 
-    def _padding(self, size: int) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
-        fields = np.zeros((len(FIELDS), size), np.int32)
-        fields[FIELDS.index("source")] = -1
-        fields[FIELDS.index("slot")] = self._kv.padding_page * self._kv.page_size
-        fields[FIELDS.index("context")] = 1
-        return fields
+    def sample(self, kind: Kind, logits: torch.Tensor) -> Choice:
+        """The choice for logits [rows, vocab], of `forward` or not; it may have more rows; overwritten, too."""
+        size = self._size(len(logits))
+        kept = self._logits[size].made[-1]
+        if logits.data_ptr() != kept.data_ptr():
+            kept[: len(logits)] = logits
+        recording = self._choices[size, kind]
+        recording.replay()
+        return recording.made[-1]
 
-    def _record(self, size: int, draws: bool) -> Recording:
+    def _size(self, rows: int) -> int:
+        return next(size for size in self.sizes if size >= rows)
+
+    def _pad(self, rows: int) -> None:
+        host = self._fields.host
+        host["token"][rows:], host["source"][rows:], host["position"][rows:] = 0, -1, 0
+        host["kv_slot"][rows:] = self._kv.padding_page * self._kv.page_size
+        host["row"][rows:], host["context"][rows:], host["mask"][rows:] = self._slots.spare, 1, -1
+
+    def _feed_padding(self) -> None:
+        self._pad(0)
+        self._fields.upload()
+        self._tables[self._slots.spare] = self._kv.padding_page
+
+    def _record(self, work: tuple[Replay, list[T]]) -> Recording[T]:
+        step, made = work
+        replay = self._capture(step)
+        return Recording(replay, step, made, made[-1])
+
+    def _forward_work(self, size: int) -> tuple[Replay, list[torch.Tensor]]:
+        """The work, and where its result will be."""
         made: list[torch.Tensor] = []
-        token, source, position, slot, context = (line[:size] for line in self._fields)
-        device = self._fields.device
+        names = ("token", "source", "position", "kv_slot", "context", "row")
+        token, source, position, slot, context, row = (self._fields.lines[name][:size] for name in names)
+        device = self._newest.device
         every = torch.arange(size + 1, dtype=torch.int32, device=device)
         sampled = torch.arange(size, device=device)
+        page_size = self._kv.page_size
 
-        def step() -> None:
-            known = torch.where(source >= 0, self._newest.index_select(0, source.clamp_min(0)), token)
+        def work() -> None:
+            self._tables.index_put_((row, position // page_size), slot // page_size)
             batch = StepBatch(
-                tokens=known[None],
+                tokens=torch.where(source >= 0, self._newest.index_select(0, source.clamp_min(0)), token)[None],
                 positions=position[None],
                 slots=slot,
-                tables=self._tables[:size],
+                tables=self._tables.index_select(0, row),
                 starts=every,
                 contexts=context,
                 sampled=sampled,
                 longest=1,
                 decodes=size,
             )
-            logits = self._forward(batch)
-            tokens = draw_plain(logits, self._draws[:, :size]) if draws else logits.argmax(-1)
-            self._newest[:size] = tokens
-            made[:] = logits, tokens
+            made[:] = [self._forward(batch)]
 
-        return Recording(self._capture(step), made)
+        return work, made
+
+    def _sampling_work(self, logits: list[torch.Tensor], kind: Kind) -> tuple[Replay, list[Choice]]:
+        """logits: where the forward's result is."""
+        made: list[Choice] = []
+
+        def work() -> None:
+            made[:] = [self._sample(kind, logits[-1])]
+
+        return work, made
 
 
 def batch_sizes(max_rows: int) -> list[int]:

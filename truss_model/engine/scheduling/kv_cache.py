@@ -1,6 +1,6 @@
-"""Pages of the KV cache: who holds them, which tokens they hold, which can be taken again. Knows no tensors.
+"""Pages of the KV cache: their reference counts, the tokens in them, the prefix index. Knows no tensors.
 
-A page holds `page_size` tokens of every layer. Pages that nobody holds keep their content and are found again by the
+A page holds `page_size` tokens of every layer. Pages without references keep their content and are found again by the
 tokens they hold and all tokens before them, until they are needed (least recently used first).
 """
 
@@ -21,7 +21,7 @@ class OutOfPages(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What of a prompt is there: whole pages to share, and one page whose first `partial` tokens are worth a copy."""
+    """The cached part of a prompt: whole pages to share, and a page whose first `partial` tokens are copied."""
 
     pages: list[int]
     digest: bytes
@@ -39,7 +39,7 @@ class Content:
 
 
 def chain(parent: bytes, tokens: Sequence[int]) -> bytes:
-    """Digest of a page and all before it. Cryptographic: nobody can craft a prompt that hits another's."""
+    """Digest of a page and all before it. Cryptographic: a prompt cannot be crafted to match another's pages."""
     return hashlib.blake2b(parent + array("i", tokens).tobytes(), digest_size=16).digest()
 
 
@@ -59,7 +59,7 @@ class PagePool:
 
     @property
     def available(self) -> int:
-        """Pages nobody holds, with or without content worth keeping."""
+        """Number of pages without references, with or without content worth keeping."""
         return len(self._free) + len(self._idle)
 
     def allocate(self) -> int:
@@ -80,7 +80,7 @@ class PagePool:
         self._held[page] += 1
 
     def release(self, pages: Sequence[int]) -> None:
-        """Give pages back, last first, so that the end of a conversation is forgotten before its beginning."""
+        """Drop references, last page first, so that the end of a conversation is evicted before its beginning."""
         for page in reversed(pages):
             self._held[page] -= 1
             if self._held[page] == 0:
@@ -112,9 +112,9 @@ class PagePool:
         return Prefix(found, digest, source, partial)
 
     def publish(self, page: int, parent: bytes, tokens: Sequence[int]) -> bytes:
-        """Make a page findable by its tokens; returns the digest of a whole one. It must not change again.
+        """Add a page to the prefix index; returns the digest of a whole one. Its content must not change again.
 
-        What a known page already holds is not kept twice: that page counts as used instead.
+        Content that another page already holds is not added twice: that page is marked as used instead.
         """
         whole = len(tokens) == self.page_size
         digest = chain(parent, tokens) if whole else ROOT

@@ -1,31 +1,40 @@
-"""Which rows run in the next step, and with how many tokens: admission, chunked prefill beside decode, preemption.
+"""Plans steps and gives rows their pages: admission, chunked prefill beside decode, preemption. Knows no tensors.
 
-Knows tokens and pages, never tensors. Every decode row gets its one token in every step; what is left of the
-token budget goes to prompts, in order of admission. A prompt longer than `long_prefill` gets small chunks while others
+Every row that decodes gets one token in every step, unless it is preempted for lack of pages; the rest of the token
+budget goes to prompts, in order of admission. A prompt longer than `long_prefill` gets small chunks while other rows
 decode, so that their next token comes within STRETCH of a plain decode step, and prompts behind it need not wait; a
-short one may hold them up for LONGEST_STALL a step.
+short one may delay them by LONGEST_STALL per step.
 """
 
 from collections import deque
 from dataclasses import dataclass, field
 
 from truss_model.engine.generation import Generation
-from truss_model.engine.kv_cache import ROOT, OutOfPages, PagePool
-from truss_model.engine.row import Row
+from truss_model.engine.scheduling.kv_cache import ROOT, OutOfPages, PagePool, Prefix
+from truss_model.engine.scheduling.row import Row, RowStatus
 
 STRETCH = 2.2
 LONGEST_STALL = 0.25  # seconds
 SMALLEST_CHUNK = 8
+SCORED_PER_STEP = 128  # prompt tokens whose log probabilities one step computes: it holds their logits at once
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens start .. start + count - 1 of a row go through the model; the last one's logits are sampled if so."""
+    """Tokens start .. start + count - 1 of a row go through the model; `samples`: the last one's logits are sampled."""
 
     row: Row
     start: int
     count: int
     samples: bool
+
+    @property
+    def scored(self) -> range:
+        """Positions in the row whose logits give a missing log probability of the next prompt token."""
+        row = self.row
+        if not row.scores_prompt:
+            return range(0)
+        return range(max(self.start, row.scored), min(self.start + self.count, row.prompt_tokens - 1))
 
 
 @dataclass(slots=True)
@@ -59,7 +68,7 @@ class StepCosts:
 
     @property
     def bearable_chunk(self) -> int:
-        """Prompt tokens that hold rows that decode up by no more than LONGEST_STALL."""
+        """Prompt tokens that delay rows that decode by no more than LONGEST_STALL."""
         return max(SMALLEST_CHUNK, int(LONGEST_STALL / self.prefill_token))
 
     @property
@@ -93,29 +102,34 @@ class Scheduler:
         return plan
 
     def drop(self, row: Row) -> None:
-        """Take a finished, cancelled or failed row out and free its pages; what it computed stays findable."""
-        if row.gone:
+        """Remove a finished, cancelled or failed row and free its pages; the prefix index keeps what it computed."""
+        if row.ended:
             return
-        row.gone = True
-        if row in self.running:
+        if row.status is RowStatus.WAITING:
+            self.waiting.remove(row)
+        else:
             self.running.remove(row)
             self._publish_tail(row)
-        else:
-            self.waiting.remove(row)
+        row.status = RowStatus.ENDED
         self._release(row)
 
     def discard(self, row: Row) -> None:
-        """Drop a row whose step failed: its newest pages may hold anything, so nothing more of it is published."""
+        """Drop a row whose step failed. Its newest pages may hold anything: none of them is published."""
         row.computed = row.published * self.pool.page_size
         self.drop(row)
 
     @staticmethod
     def launched(chunk: Chunk) -> None:
-        """Record that a chunk's KV will be in the pages before anything that is launched later looks there."""
-        chunk.row.computed = chunk.start + chunk.count
+        """Record that a chunk's KV will be in the pages before any later step reads them."""
+        row = chunk.row
+        row.computed = chunk.start + chunk.count
+        row.scored = max(row.scored, min(row.computed, row.prompt_tokens - 1))
+        if chunk.samples:
+            last = row.generated + 1 >= row.params.max_tokens
+            row.status = RowStatus.LAST_TOKEN if last else RowStatus.DECODE
 
     def computed(self, chunk: Chunk) -> None:
-        """Record that a launched chunk's KV is in the pages; whole pages become findable."""
+        """Record that a launched chunk's KV is in the pages, and publish whole pages in the prefix index."""
         row, size = chunk.row, self.pool.page_size
         while (row.published + 1) * size <= chunk.start + chunk.count:
             at = row.published
@@ -124,59 +138,64 @@ class Scheduler:
 
     def _plan_decode(self, plan: StepPlan) -> None:
         for row in list(self.running):
-            preempted = not row.pages  # by an older row of this loop
-            if not preempted and not row.prefilling and not row.ending and self._grow(row, len(row.tokens)):
+            # An older row of this loop may have preempted this one: it is WAITING then.
+            if row.status is RowStatus.DECODE and self._grow(row, len(row.tokens)):
                 plan.chunks.append(Chunk(row, row.computed, 1, samples=True))
 
     def _plan_prefill(self, plan: StepPlan) -> None:
         budget = self.token_budget - len(plan.chunks)
         if plan.chunks:
             budget = min(budget, self.costs.bearable_chunk)
-        # With all but one token cached a newcomer is not prefilling, and yet not planned.
-        seated = set(map(id, plan.admitted))
-        prompts = [row for row in self.running if row.prefilling or id(row) in seated]
+        prompts = [row for row in self.running if row.status is RowStatus.PREFILL]
         long = [row for row in prompts if row.long_prefill]
         short = [row for row in prompts if not row.long_prefill]
         gentle = min(budget, self.costs.gentle_chunk) if plan.chunks or short else budget
+        scorable = SCORED_PER_STEP
         for row in long[:1] + short + long[1:]:
             count = min(row.remaining, gentle if row.long_prefill else budget, budget)
             if count <= 0:
                 break
+            if row.scores_prompt:
+                count = min(count, scorable)
+                scorable -= count
+                if count == 0:
+                    continue
             plan.chunks.append(Chunk(row, row.computed, count, samples=count == row.remaining))
             budget -= count
 
     def _admit(self, plan: StepPlan) -> None:
         while self.waiting and len(self.running) < self.max_rows:
             row = self._next_waiting()
-            if row is None or not self._seat(row, plan):
+            if row is None or not self._allocate(row, plan):
                 return
             self.waiting.remove(row)
+            row.status = RowStatus.PREFILL
             row.admissions += 1
             self.running.append(row)
             plan.admitted.append(row)
 
     def _next_waiting(self) -> Row | None:
-        """Preempted rows first; then the request with the fewest rows running: n = 128 must not shut others out."""
-        seats: dict[Generation, int] = {}
+        """Preempted rows first; then the request with the fewest rows running: n = 128 must not keep others out."""
+        running: dict[Generation, int] = {}
         for row in self.running:
-            seats[row.generation] = seats.get(row.generation, 0) + 1
+            running[row.generation] = running.get(row.generation, 0) + 1
         ready = [row for row in self.waiting if row.leader is None or self._leader_done(row)]
         return min(
             ready,
-            key=lambda row: (row.admissions == 0, seats.get(row.generation, 0), row.arrival, row.index),
+            key=lambda row: (row.admissions == 0, running.get(row.generation, 0), row.arrival, row.index),
             default=None,
         )
 
     @staticmethod
     def _leader_done(row: Row) -> bool:
         leader = row.leader
-        return leader is None or leader.gone or leader.computed >= row.prompt_tokens
+        return leader is None or leader.ended or leader.computed >= row.prompt_tokens
 
-    def _seat(self, row: Row, plan: StepPlan) -> bool:
-        """Give a waiting row pages for all its tokens, shared where known. False when there are too few."""
+    def _allocate(self, row: Row, plan: StepPlan) -> bool:
+        """Give a waiting row pages for all its tokens, shared where known. False if there are too few."""
         size = self.pool.page_size
         leader, row.leader = row.leader, None
-        shareable = leader is not None and not leader.gone and leader.computed >= row.prompt_tokens
+        shareable = leader is not None and not leader.ended and leader.computed >= row.prompt_tokens
         if leader is not None and shareable and row.generated == 0:
             whole = (row.prompt_tokens - 1) // size
             shared, digest = leader.pages[:whole], ROOT
@@ -185,10 +204,11 @@ class Scheduler:
             for page in shared:
                 self.pool.hold(page)
         else:
-            prefix = self.pool.match(row.tokens)
+            # Cached pages have no logits.
+            prefix = Prefix([], ROOT) if row.scores_prompt else self.pool.match(row.tokens)
             shared, digest, source, partial = prefix.pages, prefix.digest, prefix.source, prefix.partial
         needed = -(-len(row.tokens) // size) - len(shared)
-        reserve = len(self.running)  # one page of growth for each, or the newcomer would be preempted at once
+        reserve = len(self.running)  # one page of growth for each, or the new row would be preempted at once
         if self.pool.available < needed + (reserve if self.running else 0):
             self.pool.release(shared)
             row.leader = leader
@@ -207,7 +227,7 @@ class Scheduler:
         return True
 
     def _grow(self, row: Row, tokens: int) -> bool:
-        """Make room for `tokens`; the newest rows make way for older ones. False when this row itself had to."""
+        """Allocate pages for `tokens`, preempting the newest rows if needed. False if this row itself was preempted."""
         while len(row.pages) * self.pool.page_size < tokens:
             try:
                 row.pages.append(self.pool.allocate())
@@ -223,6 +243,7 @@ class Scheduler:
         self.running.remove(row)
         self._publish_tail(row)
         self._release(row)
+        row.status = RowStatus.WAITING
         self.waiting.appendleft(row)
 
     def _publish_tail(self, row: Row) -> None:

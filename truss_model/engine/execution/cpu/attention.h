@@ -36,16 +36,26 @@ static void weigh(const float *p, const float *value, float *out, long d, long u
     }
 }
 
+/* What shapes the scores: scale times q k; cap 0: none, else cap * tanh(score / cap); window 0: none; sinks[head]: one
+ * more score of a query head, whose value is zero, or null. */
+struct terms {
+    float scale, cap;
+    long window;
+    const float *sinks;
+};
+
 /* One KV head, query tokens at positions first .. first + count - 1 of one sequence, group query heads each.
  * Online softmax over spans of keys (Milakov and Gimelshein 2018, arXiv 1805.02867). */
 static void attend_block(const float *qkv, long ldq, float *out, long ldo, const float *keys, const float *values,
                          const int32_t *table, long first, long count, long hk, long d, long group, long head,
-                         float scale, long window, float *buffer) {
+                         const struct terms *terms, float *buffer) {
+    const long window = terms->window;
+    const float cap = terms->cap;
     long rows = count * group, last = first + count - 1;
     float *q = buffer, *sum = q + rows * d, *scores = sum + rows * d, *top = scores + rows * SPAN, *total = top + rows;
     for (long r = 0; r < rows; r++) {
         const float *from = qkv + (r / group) * ldq + (head * group + r % group) * d;
-        for (long j = 0; j < d; j++) q[r * d + j] = from[j] * scale;
+        for (long j = 0; j < d; j++) q[r * d + j] = from[j] * terms->scale;
         top[r] = MASKED;
         total[r] = 0;
     }
@@ -64,6 +74,8 @@ static void attend_block(const float *qkv, long ldq, float *out, long ldo, const
             if (high < 0) high = 0;
             if (low < 0) low = 0;
             if (low > high) low = high;
+            if (cap > 0)
+                for (long j = low; j < high; j++) s[j] = cap * tanhf(s[j] / cap);
             for (long j = 0; j < low; j++) s[j] = MASKED;
             for (long j = high; j < pages * PAGE; j++) s[j] = MASKED;
             for (long j = low; j < high; j++) best = s[j] > best ? s[j] : best;
@@ -84,7 +96,13 @@ static void attend_block(const float *qkv, long ldq, float *out, long ldo, const
         }
     }
     for (long r = 0; r < rows; r++) {
-        float *to = out + (r / group) * ldo + (head * group + r % group) * d, inverse = 1.0f / total[r];
+        float *to = out + (r / group) * ldo + (head * group + r % group) * d, rest = 0, shrink = 1, inverse;
+        if (terms->sinks) { /* it may be higher than every score */
+            float sink = terms->sinks[head * group + r % group], best = sink > top[r] ? sink : top[r];
+            shrink = expf(top[r] - best);
+            rest = expf(sink - best);
+        }
+        inverse = shrink / (total[r] * shrink + rest);
         for (long j = 0; j < d; j++) to[j] = sum[r * d + j] * inverse;
     }
 }

@@ -1,4 +1,4 @@
-"""Builds kernels.c for this very machine, once, into a cache folder. Knows the C signatures and nothing of models."""
+"""Builds the C kernels for this very machine, once, into a cache folder. Knows their signatures, nothing of models."""
 
 import ctypes
 import functools
@@ -11,11 +11,17 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from truss_model.engine.execution.cache_folder import cache_folder
+
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("kernels.c")
-PARTS = sorted(path for path in SOURCE.parent.iterdir() if path.suffix in (".c", ".h"))
-COMPILE = ("-c", "-O3", "-march=native", "-ffast-math", "-fPIC")
+FOLDER = Path(__file__).parent
+PARTS = sorted(path for path in FOLDER.iterdir() if path.suffix in (".c", ".h"))
+COMPILE = ("-c", "-O3", "-march=native", "-fPIC")
+SOURCES = {
+    "kernels.c": ("-ffast-math",),
+    "sampling.c": ("-fno-math-errno", "-fno-trapping-math"),
+}
 # Linked apart: with -ffast-math the linker adds code that makes the whole process flush denormal numbers to zero.
 LINK = ("-shared", "-pthread")
 
@@ -26,7 +32,8 @@ SIGNATURES: dict[str, tuple[object, ...]] = {
     "rms_norm": (_pointer, _pointer, _pointer, _long, _long, _float),
     "silu_mul": (_pointer, _pointer, _long, _long),
     "rope_append": (_pointer,) * 6 + (_long,) * 4,
-    "paged_attention": (_pointer,) * 7 + (_long,) * 5 + (_float, _long),
+    "paged_attention": (_pointer,) * 7 + (_long,) * 5 + (_float, _long, _float, _pointer),
+    "sample": (_pointer,) * 14 + (_long,) * 5,
 }
 
 
@@ -61,30 +68,22 @@ def _threads() -> int:
 
 def _build(compiler: str) -> Path:
     source = b"".join(path.read_bytes() for path in PARTS)
-    machine = f"{platform.machine()} {_cpu_flags()} {compiler} {COMPILE} {LINK}"
+    machine = f"{platform.machine()} {_cpu_flags()} {compiler} {COMPILE} {SOURCES} {LINK}"
     name = hashlib.sha256(source + machine.encode()).hexdigest()[:16]
-    target = _cache_folder() / f"kernels-{name}.so"
+    target = cache_folder() / f"kernels-{name}.so"
     if not target.exists():
+        logger.info("Compiling the CPU kernels for this machine, once.")
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            compiled, linked = Path(scratch) / "kernels.o", Path(scratch) / target.name
-            for command in (
-                [compiler, *COMPILE, "-o", str(compiled), str(SOURCE)],
-                [compiler, *LINK, "-o", str(linked), str(compiled), "-lm"],
-            ):
+            linked = Path(scratch) / target.name
+            objects = [str(Path(scratch) / f"{name}.o") for name in SOURCES]
+            commands = [
+                [compiler, *COMPILE, *flags, "-o", compiled, str(FOLDER / name)]
+                for compiled, (name, flags) in zip(objects, SOURCES.items(), strict=True)
+            ]
+            for command in [*commands, [compiler, *LINK, "-o", str(linked), *objects, "-lm"]]:
                 subprocess.run(command, check=True, capture_output=True, text=True)
             linked.replace(target)
     return target
-
-
-def _cache_folder() -> Path:
-    """The user's cache; a fresh temporary folder where that cannot be written (a read-only container)."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "truss-openai-bridge"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="truss-openai-bridge-"))
 
 
 def _cpu_flags() -> str:

@@ -1,4 +1,5 @@
-/* CPU kernels of the engine: linear layers over packed weights, RMS norm, SiLU gate, rotary + KV append, paged attention.
+/* CPU kernels of the engine: linear layers over packed weights, RMS norm, SiLU gate, rotary + KV append, paged attention,
+ * sampling.
  *
  * Plain C with GCC/Clang vector extensions, so that one source serves AVX2, AVX-512 and NEON; built by build.py for the
  * machine it runs on. Each function is tested against a torch twin. Activations and the KV cache are float32.
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include "attention.h"
 #include "pool.h"
+#include "sampling.h"
 #include "tiles.h"
 
 #define TASKS_PER_THREAD 4
@@ -89,13 +91,13 @@ static void rotate(float *x, const float *cos, const float *sin, long d) {
     }
 }
 
-/* Rotates q and k of qkv [t][(hq + 2 hk) * d] in place and puts k and v of token i into slot slots[i] of the pages.
+/* Rotates q and k of qkv [t][(hq + 2 hk) * d] in place, unless cos is null, and puts k and v of token i into slot slots[i] of the pages.
  * keys [pages][hk][d][16], values [pages][hk][16][d]; slot = page * 16 + offset; cos, sin [t][d]. */
 void rope_append(float *qkv, const float *cos, const float *sin, const int64_t *slots, float *keys, float *values,
                  long t, long hq, long hk, long d) {
     for (long i = 0; i < t; i++) {
         float *row = qkv + i * (hq + 2 * hk) * d;
-        for (long h = 0; h < hq + hk; h++) rotate(row + h * d, cos + i * d, sin + i * d, d);
+        for (long h = 0; cos && h < hq + hk; h++) rotate(row + h * d, cos + i * d, sin + i * d, d);
         long page = slots[i] / PAGE, offset = slots[i] % PAGE;
         for (long h = 0; h < hk; h++) {
             const float *k = row + (hq + h) * d, *v = row + (hq + hk + h) * d;
@@ -110,8 +112,8 @@ struct attention {
     const float *qkv, *keys, *values;
     float *out;
     const int32_t *tables, *starts, *contexts, *owner, *begin;
-    long width, hq, hk, d, window, floats_per_task;
-    float scale;
+    long width, hq, hk, d, floats_per_task;
+    struct terms terms;
 };
 
 static void attention_task(const void *job, long task) {
@@ -121,17 +123,16 @@ static void attention_task(const void *job, long task) {
     float *buffer = malloc(j->floats_per_task * sizeof(float));
     if (!buffer) abort(); /* some ten kilobytes: the process is lost anyway */
     attend_block(j->qkv + at * ldq, ldq, j->out + at * j->hq * j->d, j->hq * j->d, j->keys, j->values,
-                 j->tables + s * j->width, first, count, j->hk, j->d, j->hq / j->hk, task % j->hk, j->scale, j->window,
-                 buffer);
+                 j->tables + s * j->width, first, count, j->hk, j->d, j->hq / j->hk, task % j->hk, &j->terms, buffer);
     free(buffer);
 }
 
 /* Causal attention of every sequence of a step over its pages. Sequence s owns query tokens starts[s] .. starts[s+1]-1,
  * which are its last ones: contexts[s] counts all its tokens, these included. tables [sequences][width] of page numbers.
- * window 0: none. Returns 0, or -1 if memory ran out. */
+ * cap, window 0: none. sinks [hq], or null. Returns 0, or -1 if memory ran out. */
 int paged_attention(const float *qkv, float *out, const float *keys, const float *values, const int32_t *tables,
                     const int32_t *starts, const int32_t *contexts, long sequences, long width, long hq, long hk, long d,
-                    float scale, long window) {
+                    float scale, long window, float cap, const float *sinks) {
     long blocks = 0, rows = Q_BLOCK * (hq / hk), count = 0;
     for (long s = 0; s < sequences; s++) blocks += (starts[s + 1] - starts[s] + Q_BLOCK - 1) / Q_BLOCK;
     int32_t *owner = malloc(2 * blocks * sizeof(int32_t)), *begin = owner + blocks;
@@ -140,10 +141,55 @@ int paged_attention(const float *qkv, float *out, const float *keys, const float
         for (long at = starts[s]; at < starts[s + 1]; at += Q_BLOCK) owner[count] = s, begin[count++] = at;
     struct attention job = {
         .qkv = qkv, .keys = keys, .values = values, .out = out, .tables = tables, .starts = starts, .contexts = contexts,
-        .owner = owner, .begin = begin, .width = width, .hq = hq, .hk = hk, .d = d, .window = window, .scale = scale,
+        .owner = owner, .begin = begin, .width = width, .hq = hq, .hk = hk, .d = d,
+        .terms = {.scale = scale, .cap = cap, .window = window, .sinks = sinks},
         .floats_per_task = rows * (2 * d + SPAN) + 2 * rows,
     };
     pool_run(attention_task, &job, blocks * hk);
     free(owner);
     return 0;
+}
+
+struct sampling {
+    const float *logits, *numbers, *bias;
+    int32_t *counts;
+    const int32_t *slots, *contexts, *mask_of;
+    const uint32_t *masks;
+    const int64_t *ends;
+    const double *uniform;
+    int64_t *tokens, *ids;
+    float *own, *top;
+    long vocab, fields, end_count, most;
+};
+
+static void sampling_task(const void *job, long i) {
+    const struct sampling *j = job;
+    if (!j->numbers) {
+        j->tokens[i] = most_likely(j->logits + i * j->vocab, j->vocab);
+        return;
+    }
+    long slot = j->slots[i], words = (j->vocab + 31) / 32;
+    struct sampled_row row = {
+        .logits = j->logits + i * j->vocab, .numbers = j->numbers + slot * j->fields, .counts = j->counts + slot * j->vocab,
+        .bias = j->bias + slot * j->vocab, .mask = j->mask_of[i] < 0 ? 0 : j->masks + j->mask_of[i] * words,
+        .ends = j->ends, .uniform = j->uniform[i], .vocab = j->vocab, .context = j->contexts[i],
+        .end_count = j->end_count, .own = j->own + i, .top = j->top + i * j->most, .ids = j->ids + i * j->most,
+        .most = j->most,
+    };
+    j->tokens[i] = sample_row(&row);
+}
+
+/* The tokens [rows] for logits [rows][vocab]; by slot: numbers [..][fields], counts, bias [..][vocab]; of rows: slots,
+ * contexts, mask_of (index in masks [..][ceil(vocab / 32)], -1: none), uniform. own [rows], top and ids [rows][most]: of
+ * rows that want log probabilities. numbers null: the most likely tokens; nothing else is read. */
+void sample(const float *logits, const float *numbers, int32_t *counts, const float *bias, const uint32_t *masks,
+            const int64_t *ends, const int32_t *slots, const int32_t *contexts, const int32_t *mask_of,
+            const double *uniform, int64_t *tokens, float *own, float *top, int64_t *ids, long rows, long vocab,
+            long fields, long end_count, long most) {
+    struct sampling job = {
+        .logits = logits, .numbers = numbers, .bias = bias, .counts = counts, .slots = slots, .contexts = contexts,
+        .mask_of = mask_of, .masks = masks, .ends = ends, .uniform = uniform, .tokens = tokens, .ids = ids, .own = own,
+        .top = top, .vocab = vocab, .fields = fields, .end_count = end_count, .most = most,
+    };
+    pool_run(sampling_task, &job, rows);
 }

@@ -9,8 +9,8 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
-from truss_model.engine.attention import PagedKV
-from truss_model.engine.batch import StepBatch
+from truss_model.engine.execution.attention import running_batch
+from truss_model.engine.execution.cpu.attention import KernelPagedAttention
 
 TILE = 16
 WeightType = Literal["float32", "bfloat16"]
@@ -87,46 +87,33 @@ class PackedMLP(nn.Module):
 class PackedSelfAttention(nn.Module):
     """Attention of one layer over the pages: one product for q, k and v, rotary and append in one pass."""
 
-    def __init__(self, library: ctypes.CDLL, attention: nn.Module, kv: PagedKV, weights: WeightType) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, module: nn.Module, attention: KernelPagedAttention, weights: WeightType
+    ) -> None:
         super().__init__()
-        self._library = library
-        config = cast(object, attention.config)
-        self.heads = cast(int, config.num_attention_heads)  # type: ignore[attr-defined]
-        self.kv_heads = cast(int, config.num_key_value_heads)  # type: ignore[attr-defined]
-        self.head_dim = cast(int, attention.head_dim)
-        self.scaling = cast(float, attention.scaling)
-        self.window = cast("int | None", getattr(config, "sliding_window", None)) or 0
-        projections = [cast(nn.Linear, getattr(attention, name)) for name in ("q_proj", "k_proj", "v_proj")]
+        config = cast(object, module.config)
+        heads = cast(int, config.num_attention_heads)  # type: ignore[attr-defined]
+        kv_heads = cast(int, config.num_key_value_heads)  # type: ignore[attr-defined]
+        self.shape = heads, kv_heads, cast(int, module.head_dim)
+        self.scaling = cast(float, module.scaling)
+        self.sliding_window = cast("int | None", getattr(config, "sliding_window", None))
+        projections = [cast(nn.Linear, getattr(module, name)) for name in ("q_proj", "k_proj", "v_proj")]
         self.qkv = Product(library, projections, weights)
-        self.o = Product(library, [cast(nn.Linear, attention.o_proj)], weights)
-        layer = cast(int, attention.layer_idx)
-        self._keys, self._values = kv.keys[layer].data_ptr(), kv.values[layer].data_ptr()
-        self._kv = kv
+        self.o = Product(library, [cast(nn.Linear, module.o_proj)], weights)
+        self.layer = cast(int, module.layer_idx)
+        self._attention = attention
 
     def forward(
         self,
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
-        batch: StepBatch,
         **_: object,
     ) -> tuple[torch.Tensor, None]:
-        cos, sin = position_embeddings
+        batch = running_batch()
         qkv = self.qkv(hidden_states.contiguous())
-        total = batch.slots.numel()
-        shape = self.heads, self.kv_heads, self.head_dim
-        self._library.rope_append(
-            qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), batch.slots.data_ptr(), self._keys, self._values,
-            total, *shape,
-        )  # fmt: skip
-        out = torch.empty(1, total, self.heads * self.head_dim)
-        rows, width = batch.tables.shape
-        failed = self._library.paged_attention(
-            qkv.data_ptr(), out.data_ptr(), self._keys, self._values, batch.tables.data_ptr(), batch.starts.data_ptr(),
-            batch.contexts.data_ptr(), rows, width, *shape, self.scaling, self.window,
-        )  # fmt: skip
-        if failed:
-            raise MemoryError("no memory for the attention scores")
-        return self.o(out), None
+        self._attention.append(self.layer, qkv, position_embeddings, batch, self.shape)
+        out = self._attention.attend(self.layer, qkv, batch, self.shape, self.scaling, self.sliding_window)
+        return self.o(out.flatten(1)[None]), None
 
 
 def _pack(weights: list[torch.Tensor], bfloat16: bool) -> torch.Tensor:

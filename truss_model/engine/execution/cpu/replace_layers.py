@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from truss_model.engine.attention import PagedKV
-from truss_model.engine.cpu.layers import (
+from truss_model.engine.execution.cpu.attention import PAGE_SIZE, KernelPagedAttention
+from truss_model.engine.execution.cpu.layers import (
     KernelRMSNorm,
     PackedLinear,
     PackedMLP,
@@ -16,9 +16,7 @@ from truss_model.engine.cpu.layers import (
     WeightType,
     packable,
 )
-from truss_model.engine.llama import linears, llama_layers
-
-PAGE_SIZE = 16  # kernels.c
+from truss_model.engine.execution.llama import linears, llama_layers
 
 
 def fits(model: PreTrainedModel, page_size: int) -> bool:
@@ -34,13 +32,15 @@ def fits(model: PreTrainedModel, page_size: int) -> bool:
     )
 
 
-def swap(library: ctypes.CDLL, model: PreTrainedModel, kv: PagedKV, weights: WeightType) -> None:
+def replace_layers(
+    library: ctypes.CDLL, model: PreTrainedModel, attention: KernelPagedAttention, weights: WeightType
+) -> None:
     """Replace the layers' parts in place, freeing each original as it goes."""
     # What is left to torch is small; its OpenMP threads would spin on the cores that the kernels' threads need.
     torch.set_num_threads(1)
     base = model.base_model
     for layer in cast(nn.ModuleList, base.layers):
-        layer.self_attn = PackedSelfAttention(library, cast(nn.Module, layer.self_attn), kv, weights)
+        layer.self_attn = PackedSelfAttention(library, cast(nn.Module, layer.self_attn), attention, weights)
         layer.mlp = PackedMLP(library, cast(nn.Module, layer.mlp), weights)
         layer.input_layernorm = KernelRMSNorm(library, cast(nn.Module, layer.input_layernorm))
         layer.post_attention_layernorm = KernelRMSNorm(library, cast(nn.Module, layer.post_attention_layernorm))

@@ -5,18 +5,19 @@ from typing import Self
 
 import torch
 
-from truss_model.engine.attention import PagedKV
-from truss_model.engine.batch import StepBatch
-from truss_model.engine.cuda.append import append
-from truss_model.engine.cuda.decode import decode_attention
-from truss_model.engine.cuda.prefill import prefill_attention
+from truss_model.engine.execution.attention import PagedKV
+from truss_model.engine.execution.batch import StepBatch
+from truss_model.engine.execution.cuda.append import append
+from truss_model.engine.execution.cuda.decode import decode_attention
+from truss_model.engine.execution.cuda.prefill import prefill_attention
 
 LEAST_CAPABILITY = (8, 0)  # what Triton supports
-LARGE_SHARED_MEMORY = {(8, 0), (9, 0), (10, 0), (10, 3)}
+# The A100 (8.0) has as much, but there the registers of large tiles overflow.
+LARGE_SHARED_MEMORY = {(9, 0), (10, 0), (10, 3)}
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class GpuProperties:
     """What the kernels' shapes depend on."""
 
     processors: int
@@ -31,7 +32,7 @@ class Card:
 class TritonPagedAttention:
     """Over pages [pages, kv_heads, page, D]. TorchPagedAttention is its twin."""
 
-    def __init__(self, kv: PagedKV, card: Card, longest: int) -> None:
+    def __init__(self, kv: PagedKV, card: GpuProperties, longest: int) -> None:
         """longest: no context is longer; kernels are compiled for it once, at the start."""
         self.kv = kv
         self.card = card
@@ -46,12 +47,22 @@ class TritonPagedAttention:
         batch: StepBatch,
         scaling: float,
         window: int | None,
+        softcap: float | None = None,
+        sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        self.kv.check(key, value)
         append(key, value, batch.slots, self.kv.keys[layer], self.kv.values[layer])
-        return self.attend(layer, query, batch, scaling, window)
+        return self.attend(layer, query, batch, scaling, window, softcap, sinks)
 
     def attend(
-        self, layer: int, query: torch.Tensor, batch: StepBatch, scaling: float, window: int | None
+        self,
+        layer: int,
+        query: torch.Tensor,
+        batch: StepBatch,
+        scaling: float,
+        window: int | None,
+        softcap: float | None = None,
+        sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Over what is in the pages already. query [T, H, D] -> [T, H, D]."""
         keys, values = self.kv.keys[layer], self.kv.values[layer]
@@ -60,12 +71,12 @@ class TritonPagedAttention:
         if single:
             decode_attention(
                 query[:single], keys, values, tables[:single], contexts[:single], scaling, window, out[:single],
-                processors=self.card.processors, longest=self.longest,
+                softcap=softcap, sinks=sinks, processors=self.card.processors, longest=self.longest,
             )  # fmt: skip
         if single < len(contexts):
             prefill_attention(
                 query, keys, values, tables[single:], batch.starts[single:], contexts[single:], batch.longest, scaling,
-                window, out, large=self.card.large_shared_memory,
+                window, out, softcap=softcap, sinks=sinks, large=self.card.large_shared_memory,
             )  # fmt: skip
         return out
 

@@ -10,6 +10,11 @@ LARGEST = 448.0
 LEAST_CAPABILITY = (9, 0)  # of torch's product of matrices with a scale a row
 
 
+def multiplies(device: torch.device) -> bool:
+    """Whether `scaled_product` works there; on the CPU it is calculated in float32."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
+
+
 @triton.jit
 def _quantize(x, y, scales, row_stride, SIZE: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from truss_model.engine.batch import StepBatch
-from truss_model.engine.cuda.append import rotate_append
-from truss_model.engine.cuda.attention import TritonPagedAttention
-from truss_model.engine.cuda.weights import AddedProjection, GatedProjection, Norm, Projections
-from truss_model.engine.llama import ATTENTION_LINEARS
+from truss_model.engine.execution.attention import running_batch
+from truss_model.engine.execution.cuda.append import rotate_append
+from truss_model.engine.execution.cuda.attention import TritonPagedAttention
+from truss_model.engine.execution.cuda.weights import AddedProjection, GatedProjection, Norm, Projections
+from truss_model.engine.execution.llama import ATTENTION_LINEARS
 
 
 class FusedDecoderLayer(nn.Module):
@@ -26,7 +26,7 @@ class FusedDecoderLayer(nn.Module):
         self.index = cast(int, old.layer_idx)
         self.head_dim = cast(int, old.head_dim)
         self.scaling = cast(float, old.scaling)
-        self.window = cast("int | None", getattr(config, "sliding_window", None))
+        self.sliding_window = cast("int | None", getattr(config, "sliding_window", None))
         self.attention = attention
         q, k, v, o = (cast(nn.Module, getattr(old, name)) for name in ATTENTION_LINEARS)
         gate, up, down = (cast(nn.Module, part) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
@@ -39,15 +39,15 @@ class FusedDecoderLayer(nn.Module):
         self,
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
-        batch: StepBatch,
         **_: object,
     ) -> torch.Tensor:
         """hidden_states [1, T, N], changed and returned. position_embeddings: RotaryTable's."""
+        batch = running_batch()
         stream = hidden_states[0]
         query, key, value = (part.view(len(part), -1, self.head_dim) for part in self.qkv(stream))
         pages = self.attention.kv.keys[self.index], self.attention.kv.values[self.index]
         rotate_append(query, key, value, position_embeddings, batch.positions, batch.slots, *pages)
-        attended = self.attention.attend(self.index, query, batch, self.scaling, self.window)
+        attended = self.attention.attend(self.index, query, batch, self.scaling, self.sliding_window)
         self.out(attended.flatten(1), stream)
         self.down(self.gate_up.gated(stream), stream)
         return hidden_states

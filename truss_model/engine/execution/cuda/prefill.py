@@ -5,13 +5,14 @@ import torch
 import triton
 import triton.language as tl
 
-from truss_model.engine.cuda.decode import LOG2_E
+from truss_model.engine.execution.cuda.decode import _add_sink, _scores, score_scale
 
 
 @triton.jit
 def _attend(
-    q, own, begin, end, row_tables, keys, values, page_stride, kv_head, scale, highest, total, sum_,
-    DIM: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr, MASKED: tl.constexpr,
+    q, own, begin, end, row_tables, keys, values, page_stride, kv_head, scale, window, highest, total, sum_,
+    DIM: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr, WINDOWED: tl.constexpr, MASKED: tl.constexpr,
+    SOFTCAP: tl.constexpr,
 ):  # fmt: skip
     """Online softmax over keys begin .. end - 1; without masks where every query sees all of them."""
     dims = tl.arange(0, DIM)
@@ -28,11 +29,11 @@ def _attend(
         else:
             k = tl.load(keys + base[:, None] + dims[None, :])
             v = tl.load(values + base[:, None] + dims[None, :])
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        scores = _scores(tl.dot(q, tl.trans(k), input_precision="ieee"), scale, SOFTCAP)
         if MASKED:
             seen = at[None, :] <= own[:, None]
-            if WINDOW > 0:
-                seen = seen & (at[None, :] > own[:, None] - WINDOW)
+            if WINDOWED:
+                seen = seen & (at[None, :] > own[:, None] - window)
             # Finite: a query may see nothing of a block. What it adds then is scaled to nothing by its own key.
             scores = tl.where(seen, scores, -1.0e30)
         higher = tl.maximum(highest, tl.max(scores, 1))
@@ -45,12 +46,13 @@ def _attend(
     return highest, total, sum_
 
 
-@triton.jit(do_not_specialize=["table_row"], do_not_specialize_on_alignment=["tables", "starts", "contexts"])
+@triton.jit(do_not_specialize=["table_row", "window"], do_not_specialize_on_alignment=["tables", "starts", "contexts"])
 def _prefill(
-    query, keys, values, tables, starts, contexts, out,
-    query_row, query_head, table_row, page_stride, scale,
+    query, keys, values, tables, starts, contexts, out, sinks,
+    query_row, query_head, table_row, page_stride, scale, window,
     HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, PAGE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WINDOW: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WINDOWED: tl.constexpr, SOFTCAP: tl.constexpr,
+    SINKS: tl.constexpr,
 ):  # fmt: skip
     block = tl.num_programs(2) - 1 - tl.program_id(2)  # the longest first
     head = tl.program_id(0)
@@ -68,8 +70,8 @@ def _prefill(
         lowest = context - count + block * BLOCK_M  # position of the block's first query
         own = lowest + tl.arange(0, BLOCK_M)
         end = tl.minimum(lowest + BLOCK_M, context)
-        if WINDOW > 0:
-            first = tl.maximum(lowest - WINDOW + 1, 0) // BLOCK_N * BLOCK_N
+        if WINDOWED:
+            first = tl.maximum(lowest - window + 1, 0) // BLOCK_N * BLOCK_N
             whole = first
         else:
             first = 0
@@ -79,16 +81,30 @@ def _prefill(
         sum_ = tl.zeros([BLOCK_M, DIM], tl.float32)
         row_tables = tables + row * table_row
         highest, total, sum_ = _attend(
-            q, own, first, whole, row_tables, keys, values, page_stride, head // GROUP, scale, highest, total, sum_,
-            DIM, PAGE, BLOCK_N, WINDOW, False,
+            q, own, first, whole, row_tables, keys, values, page_stride, head // GROUP, scale, window,
+            highest, total, sum_,
+            DIM, PAGE, BLOCK_N, WINDOWED, False, SOFTCAP,
         )  # fmt: skip
         highest, total, sum_ = _attend(
-            q, own, whole, end, row_tables, keys, values, page_stride, head // GROUP, scale, highest, total, sum_,
-            DIM, PAGE, BLOCK_N, WINDOW, True,
+            q, own, whole, end, row_tables, keys, values, page_stride, head // GROUP, scale, window,
+            highest, total, sum_,
+            DIM, PAGE, BLOCK_N, WINDOWED, True, SOFTCAP,
         )  # fmt: skip
+        if SINKS:
+            sink = tl.full([BLOCK_M], 0.0, tl.float32) + tl.load(sinks + head).to(tl.float32) * 1.4426950408889634
+            highest, total, sum_ = _add_sink(sink, highest, total, sum_)
         result = (sum_ / total[:, None]).to(out.dtype.element_ty)
         at = ((begin + token[:, None]) * HEADS + head) * DIM + dims[None, :]
         tl.store(out + at, result, mask=token[:, None] < count)
+
+
+def tile(large: bool, itemsize: int, dim: int) -> tuple[int, int, int, int]:
+    """Queries and keys of a program, its warps, and how many loads it has under way: what registers and cards allow."""
+    if itemsize * dim > 512:
+        return 16, 16, 4, 2
+    if itemsize > 2 or dim > 128:
+        return 32, 32, 4, 2
+    return (128, 64, 8, 3) if large else (64, 32, 4, 3)
 
 
 def prefill_attention(
@@ -103,20 +119,21 @@ def prefill_attention(
     window: int | None,
     out: torch.Tensor,
     *,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
     large: bool,
 ) -> None:
     """Causal attention of query [T, H, D] into out [T, H, D], dense; only tokens starts[0] .. starts[-1] are written.
 
     One layer's pages [pages, kv_heads, page, D]. Row i has tokens starts[i] .. starts[i + 1] - 1, the last ones of its
-    context; no row has more than `longest`. large: the card has the shared memory of an A100 or H100.
+    context; no row has more than `longest`. large: the card has the shared memory of an H100.
     """
     _, heads, dim = query.shape
     kv_heads, page = keys.shape[1:3]
-    roomy = large and query.dtype.itemsize == 2 and dim <= 128
-    block_m, block_n, warps, stages = (128, 64, 8, 3) if roomy else (32, 32, 4, 2)
+    block_m, block_n, warps, stages = tile(large, query.dtype.itemsize, dim)
     _prefill[(heads, contexts.numel(), triton.cdiv(longest, block_m))](
-        query, keys, values, tables, starts, contexts, out,
-        query.stride(0), query.stride(1), tables.stride(0), keys.stride(0), scaling * LOG2_E,
-        HEADS=heads, GROUP=heads // kv_heads, DIM=dim, PAGE=page, BLOCK_M=block_m, BLOCK_N=block_n, WINDOW=window or 0,
-        num_warps=warps, num_stages=stages,
+        query, keys, values, tables, starts, contexts, out, out if sinks is None else sinks,
+        query.stride(0), query.stride(1), tables.stride(0), keys.stride(0), score_scale(scaling, softcap), window or 0,
+        HEADS=heads, GROUP=heads // kv_heads, DIM=dim, PAGE=page, BLOCK_M=block_m, BLOCK_N=block_n,
+        WINDOWED=bool(window), SOFTCAP=softcap or 0.0, SINKS=sinks is not None, num_warps=warps, num_stages=stages,
     )  # fmt: skip

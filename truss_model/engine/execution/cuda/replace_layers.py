@@ -2,14 +2,14 @@
 
 from typing import cast
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from truss_model.engine.cuda.attention import TritonPagedAttention
-from truss_model.engine.cuda.layers import FusedDecoderLayer, FusedNorm, RotaryTable
-from truss_model.engine.cuda.weights import Head, Weight
-from truss_model.engine.llama import linears, llama_layers
+from truss_model.engine.execution.cuda.attention import TritonPagedAttention
+from truss_model.engine.execution.cuda.layers import FusedDecoderLayer, FusedNorm, RotaryTable
+from truss_model.engine.execution.cuda.weights import Head, Weight
+from truss_model.engine.execution.device_memory import DeviceMemory
+from truss_model.engine.execution.llama import linears, llama_layers
 
 
 def fits(model: PreTrainedModel) -> bool:
@@ -23,14 +23,24 @@ def fits(model: PreTrainedModel) -> bool:
     )
 
 
-def swap(model: PreTrainedModel, attention: TritonPagedAttention, positions: int, *, fp8: bool = False) -> None:
-    """Replace the layers in place. fp8: hold plain weights of the layers in 8-bit floats from now on."""
+def replace_layers(
+    model: PreTrainedModel,
+    attention: TritonPagedAttention,
+    positions: int,
+    memory: DeviceMemory | None,
+    *,
+    fp8: bool = False,
+) -> None:
+    """Replace the layers in place. fp8: hold plain weights of the layers in 8-bit floats from now on.
+
+    memory: given back after each layer, as a joined matrix does not fit into what its parts leave behind.
+    """
     base = model.base_model
     layers = cast(nn.ModuleList, base.layers)
     for index in range(len(layers)):
         layers[index] = FusedDecoderLayer(layers[index], attention, fp8=fp8)
-        if model.device.type == "cuda":
-            torch.cuda.empty_cache()  # the joined matrix does not fit into what its parts leave behind
+        if memory is not None:
+            memory.release()
     base.norm = FusedNorm(cast(nn.Module, base.norm))
     base.rotary_emb = RotaryTable(cast(nn.Module, base.rotary_emb), positions, model.dtype, model.device)
     head = cast(nn.Module, model.lm_head)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from truss_model.engine.cuda.layers import FusedDecoderLayer
-from truss_model.engine.cuda.vector import TILINGS, Tiling
-from truss_model.engine.cuda.weights import Head, Weight
+from truss_model.engine.execution.cuda.layers import FusedDecoderLayer
+from truss_model.engine.execution.cuda.vector import TILINGS, Tiling
+from truss_model.engine.execution.cuda.weights import Head, Weight
 
 logger = logging.getLogger(__name__)
 

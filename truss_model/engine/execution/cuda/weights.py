@@ -6,13 +6,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from truss_model.engine.cuda.elementwise import rms_norm, silu_mul
-from truss_model.engine.cuda.fp8 import FP8, LEAST_CAPABILITY, quantize_weight, scaled_product
-from truss_model.engine.cuda.vector import Tiling, multiply
+from truss_model.engine.execution.cuda.dequantize import widening_product
+from truss_model.engine.execution.cuda.elementwise import rms_norm, silu_mul
+from truss_model.engine.execution.cuda.fp8 import FP8, multiplies, quantize_weight, scaled_product
+from truss_model.engine.execution.cuda.vector import Tiling, multiply
+
+EIGHT_BITS = {FP8, torch.int8}
 
 
 class Weight:
-    """matrix [N, K] in the model's dtype, or in 8-bit floats with float32 `scales` [N].
+    """matrix [N, K] in the model's dtype, or in int8 or 8-bit floats with float32 `scales` [N].
 
     `tiling` is the vector kernel's, for steps of one token; None: torch's product is faster there too.
     """
@@ -36,17 +39,20 @@ class Weight:
             return cls(plain[0][0], scales[0] if scales else None)
         if not scales:
             return cls(torch.cat([matrix for matrix, _ in plain]), None)
-        return cls(torch.cat([matrix.view(torch.uint8) for matrix, _ in plain]).view(FP8), torch.cat(scales))
+        joined = torch.cat([matrix.view(torch.uint8) for matrix, _ in plain])
+        return cls(joined.view(plain[0][0].dtype), torch.cat(scales))
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """x [T, K] -> [T, N]."""
         if self.scales is None:
             return F.linear(x, self.matrix)
-        return scaled_product(x, self.matrix, self.scales)
+        if self.matrix.dtype == FP8 and multiplies(self.matrix.device):
+            return scaled_product(x, self.matrix, self.scales)
+        return widening_product(x, self.matrix, self.scales)
 
 
 def _read(linear: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None] | None:
-    """A layer's matrix and scales. torchao keeps 8-bit floats in a tensor of its own with `qdata` and `scale`."""
+    """A layer's matrix and scales. torchao keeps 8-bit weights in a tensor of its own with `qdata` and `scale`."""
     if type(linear) is not nn.Linear or linear.bias is not None:
         return None
     weight = linear.weight
@@ -54,9 +60,10 @@ def _read(linear: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None] | None:
         return (weight.detach(), None) if weight.dtype.is_floating_point else None
     data, scale = getattr(weight, "qdata", None), getattr(weight, "scale", None)
     per_output = isinstance(scale, torch.Tensor) and scale.numel() == linear.out_features
-    if data is not None and data.is_cuda and torch.cuda.get_device_capability(data.device) < LEAST_CAPABILITY:
+    zero = getattr(weight, "zero_point", None)
+    if getattr(weight, "act_quant_kwargs", None) is not None or (zero is not None and bool(zero.any())):
         return None
-    if isinstance(data, torch.Tensor) and data.dtype == FP8 and data.shape == weight.shape and per_output:
+    if isinstance(data, torch.Tensor) and data.dtype in EIGHT_BITS and data.shape == weight.shape and per_output:
         return data.contiguous(), cast(torch.Tensor, scale).float().reshape(-1).contiguous()
     return None
 
@@ -133,7 +140,7 @@ class Head(nn.Module):
         self.weight = Weight(linear.weight.detach(), None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [T, K] -> logits [T, vocab]."""
-        if len(x) == 1 and self.weight.tiling is not None:
-            return multiply(x, self.weight.matrix, self.weight.tiling)
+        """x [..., K] -> logits [..., vocab]."""
+        if x.shape[:-1].numel() == 1 and self.weight.tiling is not None:
+            return multiply(x.flatten(0, -2), self.weight.matrix, self.weight.tiling).view(*x.shape[:-1], -1)
         return self.weight.product(x)

@@ -1,0 +1,1 @@
+"""A step on a device: the forward, attention over pages, sampling."""
