@@ -1,12 +1,13 @@
-"""Everything that can go wrong in the model, with the HTTP status and OpenAI's fields it is told with.
+"""The errors of the model, each with its HTTP status and the fields of OpenAI's error object.
 
 TrussModelError
 ├── RequestError        400  the caller's body is wrong; `param` names the field
 ├── QueueFull           429  too many requests wait; `retry_after` in seconds
 ├── EngineUnwell        503  the engine does not run, or the server is draining
 ├── GenerationFailed    500  a fault inside a step failed this request's rows
-├── ClientGone          499  nobody waits for the answer any more
+├── ClientGone          499  the client disconnected
 └── LoadError           500  the model cannot be loaded; the message names the cause and what to change
+    └── GpuLost              a fault of the GPU; another process may load the model, and begins with less
 """
 
 
@@ -31,7 +32,7 @@ class RequestError(TrussModelError):
 
 
 class QueueFull(TrussModelError):
-    """No room in the queue, or the wait in it was longer than allowed."""
+    """The queue is full, or the request waited in it for longer than allowed."""
 
     status = 429
     type = "rate_limit_error"
@@ -42,21 +43,40 @@ class QueueFull(TrussModelError):
 
 
 class EngineUnwell(TrussModelError):
-    """The engine is stopped, broken or draining; another replica may serve the request."""
+    """The engine is stopped, failing or draining; another replica may serve the request."""
 
     status = 503
     type = "service_unavailable_error"
 
 
 class GenerationFailed(TrussModelError):
-    """A fault inside a step; the rows that were in it are lost, the engine goes on."""
+    """A fault inside a step; its rows are lost, the engine continues."""
 
 
 class ClientGone(TrussModelError):
-    """Nobody waits for the answer any more."""
+    """The client disconnected before the answer was complete."""
 
     status = 499
 
 
 class LoadError(TrussModelError):
-    """The model cannot be loaded."""
+    """The model cannot be loaded; transient: a second attempt may succeed."""
+
+    def __init__(self, message: str, *, transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
+
+
+class GpuLost(LoadError):
+    """This process cannot use its GPU any more. Another one can, and begins one rung lower."""
+
+
+def forget_frames(error: BaseException) -> None:
+    """Cut an error that is told to the caller, and those that led to it, off the frames that raised them.
+
+    The request keeps why it ended, and the frames keep the request: all of it would wait for the garbage collector.
+    """
+    each: BaseException | None = error
+    while each is not None and each.__traceback__ is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__

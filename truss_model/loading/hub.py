@@ -108,7 +108,7 @@ def _explained(repository: HubRepository, token: str | None, error: Exception) -
             f"Not enough disk space to download {name}: {error.strerror}. Set HF_HOME to a larger disk, or use "
             "config.yaml's weights, which the platform mounts."
         )
-    return LoadError(f"Downloading {name} failed: {type(error).__name__}: {error}")
+    return LoadError(f"Downloading {name} failed: {type(error).__name__}: {error}", transient=True)
 
 
 class LoggedProgress(tqdm):

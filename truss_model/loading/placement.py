@@ -7,9 +7,10 @@ from typing import Literal
 import psutil
 import torch
 
-from truss_model.engine.cpu.build import kernels
+from truss_model.engine.execution.cpu.build import kernels
 from truss_model.errors import LoadError
 from truss_model.loading.checkpoint import Checkpoint
+from truss_model.loading.cuda import CudaState
 from truss_model.settings import ModelSettings, Quantization
 
 GIB = 1024**3
@@ -36,21 +37,30 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """`device_map` as transformers takes it: everything on the one device that the engine serves from."""
+    """`device`: torch's name of the one device that the engine serves from.
+
+    mapped: the files are mapped into the host's memory first, and the tensors moved to the device one by one.
+    """
 
     dtype: DtypeName
-    device_map: dict[str, str]
+    device: str
     summary: str
+    mapped: bool = False
 
 
-def find_device(wanted: Literal["auto", "cpu", "cuda"]) -> Device:
-    """The first card, or the CPU where there is none or `wanted` says so."""
-    if wanted != "cpu" and torch.cuda.is_available():
+def find_device(wanted: Literal["auto", "cpu", "cuda"], cuda: CudaState, required_by: str | None = None) -> Device:
+    """The first card, or the CPU where there is none or `wanted` says so.
+
+    required_by: what else asks for a GPU. Raises LoadError where one is asked for and none is usable.
+    """
+    if wanted != "cpu" and cuda.usable:
         return _card(0)
-    if wanted == "cuda":
+    asked = "model_metadata.model.device is cuda" if wanted == "cuda" else required_by
+    if asked is not None and wanted != "cpu":
         raise LoadError(
-            "model_metadata.model.device is cuda, but torch finds no usable GPU. Choose an accelerator under resources "
-            "in config.yaml, or set the device to auto."
+            f"{asked}, but no GPU can be used. {cuda.explain()} Choose an accelerator under resources in config.yaml "
+            "whose host has that driver, or a torch that is built for an older CUDA; to serve from the CPU set "
+            "model_metadata.model.device to cpu."
         )
     capabilities = torch.cpu.get_capabilities()
     # The engine's own kernels hold bfloat16 and calculate in float32: faster than either type in torch.
@@ -84,7 +94,9 @@ def place(checkpoint: Checkpoint, settings: ModelSettings, device: Device) -> Pl
     if need + BESIDE_WEIGHTS[device.kind] > device.free_bytes:
         raise LoadError(_too_small(checkpoint, dtype, settings.quantization, device))
     target = "cpu" if device.kind == "cpu" else "cuda:0"
-    return Placement(dtype, {"": target}, f"{_gigabytes(need)} of weights in {how} on {device.name}")
+    plain = settings.quantization == "none" and not checkpoint.quantized
+    summary = f"{_gigabytes(need)} of weights in {how} on {device.name}"
+    return Placement(dtype, target, summary, mapped=plain and device.kind == "cuda")
 
 
 def weight_bytes(checkpoint: Checkpoint, dtype: DtypeName, quantization: Quantization) -> int:

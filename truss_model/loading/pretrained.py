@@ -4,46 +4,73 @@ import importlib.util
 import logging
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel, TorchAoConfig
+from torch import nn
+from transformers import PreTrainedModel, TorchAoConfig
 
 from truss_model.errors import LoadError
 from truss_model.loading.checkpoint import REPAIR
 from truss_model.loading.placement import Placement
+from truss_model.loading.text_tower import auto_class, text_tower
 from truss_model.settings import Quantization
 
 logger = logging.getLogger(__name__)
 
 TORCHAO = "torchao==0.18.0"
+READERS = 4  # threads that read weights from disk and copy them to the device
 
 
 def load_pretrained(folder: Path, placement: Placement, quantization: Quantization) -> PreTrainedModel:
-    """Load shard by shard straight to the device: the host never holds more than one shard's tensors."""
+    """Load to the device. The host holds a weight no longer than it takes to move it, if its dtype stays."""
     logger.info("Loading %s from %s.", placement.summary, folder)
     start = time.monotonic()
     options: dict[str, Any] = {}
     if quantization != "none":
         options["quantization_config"] = _torchao(quantization)
-    with _explained(folder, placement):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+    with loading(folder, placement):
+        loaded: Any = auto_class(folder).from_pretrained(
             folder,
             dtype=getattr(torch, placement.dtype),
-            device_map=placement.device_map,
+            device_map={"": "cpu" if placement.mapped else placement.device},
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are named in the report, which is checked below
             **options,
         )
-    model: PreTrainedModel = loaded[0]
-    _check(model, loaded[1], folder)
+        model: PreTrainedModel = loaded[0]
+        _check(model, loaded[1], folder)
+        del loaded
+        model = text_tower(model)
+        if placement.mapped:
+            _move(model, torch.device(placement.device))
     logger.info("Loaded in %.1f s.", time.monotonic() - start)
     return model
+
+
+def _move(model: PreTrainedModel, device: torch.device) -> None:
+    """Tensor by tensor, each into memory of its own.
+
+    transformers, told of the device, would take one block for all weights first, and cut it up: while one weight is in
+    it, nothing of what others leave behind can be given back, and the engine replaces most of them.
+    """
+
+    def moved(parameter: nn.Parameter) -> nn.Parameter:
+        return nn.Parameter(parameter.detach().to(device), requires_grad=False)
+
+    parameters = list(model.parameters())  # tied ones once
+    with ThreadPoolExecutor(READERS) as pool:
+        instead = dict(zip(parameters, pool.map(moved, parameters), strict=True))
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, instead[parameter])
+    cast(nn.Module, model).to(device)  # the buffers
 
 
 def _torchao(quantization: Quantization) -> TorchAoConfig:
@@ -63,7 +90,7 @@ def _torchao(quantization: Quantization) -> TorchAoConfig:
 
 
 @contextmanager
-def _explained(folder: Path, placement: Placement) -> Iterator[None]:
+def loading(folder: Path, placement: Placement) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -68,6 +68,13 @@ def find_weights(
     return Weights(sources.fetch(source, token, False), settings.name or truss_name, "hub")
 
 
+def only_demo(settings: ModelSettings, config: Mapping[str, Any]) -> bool:
+    """Whether the demo model is what is asked for, not what is served for want of another."""
+    return settings.path is None and (
+        settings.id == DEMO or (settings.id is None and _configured(config) == (None, None))
+    )
+
+
 def _demo(settings: ModelSettings, sources: Sources) -> Weights:
     folder = sources.demo()
     return Weights(folder, settings.name or folder.name, "demo")
