@@ -2,14 +2,16 @@
 
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from openai import OpenAI
-from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
+from scripts.interrupt import Interrupt
+from scripts.serve import MODEL_NAME, PATH_ID, Running, StartFailed, serving
 
-from scripts.process import ServerFailed
-from scripts.serve import MODEL_NAME, PATH_ID, Running, exit_on_signals, serving
+if TYPE_CHECKING:
+    from openai import OpenAI
+    from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
-CONVERSATION: list[ChatCompletionMessageParam] = [
+CONVERSATION: "list[ChatCompletionMessageParam]" = [
     {"role": "user", "content": "Who won the world series in 2020?"},
     {"role": "assistant", "content": "The Los Angeles Dodgers won the World Series in 2020."},
     {"role": "user", "content": "Where was it played?"},
@@ -17,15 +19,17 @@ CONVERSATION: list[ChatCompletionMessageParam] = [
 
 
 def main() -> None:
-    exit_on_signals()
+    interrupt = Interrupt()
     try:
-        with serving() as running:
+        with serving(interrupt) as running, interrupt.anywhere():
             converse(running)
-    except ServerFailed as failure:
-        sys.exit(f"-- {failure}")
+    except StartFailed as failure:
+        sys.exit(str(failure))
 
 
 def converse(running: Running) -> None:
+    from openai import OpenAI  # here, so that Ctrl-C while it is imported ends in order
+
     running.adapter.quiet()
     client = OpenAI(api_key="none", base_url=f"{running.base_url}/{PATH_ID}/v1")
     print(f"\n{running.model} through {client.base_url}\n")
@@ -35,14 +39,14 @@ def converse(running: Running) -> None:
     streamed(client)
 
 
-def plain(client: OpenAI) -> None:
+def plain(client: "OpenAI") -> None:
     response = client.chat.completions.create(model=MODEL_NAME, messages=CONVERSATION, max_tokens=128, temperature=0)
     choice = response.choices[0]
     print(f"\nassistant: {choice.message.content}")
     print(f"           finish_reason={choice.finish_reason} usage={counts(response.usage)}")
 
 
-def streamed(client: OpenAI) -> None:
+def streamed(client: "OpenAI") -> None:
     stream = client.chat.completions.create(
         model=MODEL_NAME,
         messages=CONVERSATION,
@@ -55,7 +59,7 @@ def streamed(client: OpenAI) -> None:
     print(f"\n           {show(stream)}\n", flush=True)
 
 
-def show(stream: Iterable[ChatCompletionChunk]) -> str:
+def show(stream: "Iterable[ChatCompletionChunk]") -> str:
     """Print the pieces as they come; return what the last chunks say."""
     finish_reason, usage = None, None
     for chunk in stream:

@@ -1,14 +1,15 @@
 """A server as a child process: its own process group, its output in a file, ready or dead, stopped for certain."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
@@ -16,11 +17,18 @@ from typing import IO, Self
 
 
 class ServerFailed(Exception):
-    """The server did not become ready; the message ends with the last lines it wrote."""
+    """The server did not become ready; `reason` is one line, and the message ends with the last lines it wrote."""
+
+    def __init__(self, reason: str, last_lines: str = "") -> None:
+        super().__init__(f"{reason}\n{last_lines}" if last_lines else reason)
+        self.reason = reason
 
 
 class ServerProcess:
-    """Started when made. `echo` is called with every line of output besides the log file, until `quiet`."""
+    """Started when made, with a new log file. `echo` is called with every line of output as well, until `quiet`.
+
+    A carriage return ends a line, too, so that progress bars are seen while they grow.
+    """
 
     def __init__(
         self,
@@ -35,6 +43,7 @@ class ServerProcess:
         self.name = name
         self.log = log
         self._echo = echo
+        log.write_bytes(b"")
         self._popen = subprocess.Popen(
             [str(part) for part in command],
             cwd=cwd,
@@ -58,18 +67,28 @@ class ServerProcess:
     def exit_code(self) -> int | None:
         return self._popen.poll()
 
+    def end(self) -> str:
+        """How the process has ended, in a sentence."""
+        if self.exit_code == -signal.SIGKILL:
+            return f"{self.name} was killed (signal 9), most often by the system because memory ran out."
+        return f"{self.name} ended with exit code {self.exit_code}."
+
     def quiet(self) -> None:
         self._echo = None
 
-    def wait_ready(self, url: str, timeout: float) -> None:
-        """Poll `url` until it answers 200; raise ServerFailed when the process ends or the time is over."""
+    def wait_ready(self, url: str, timeout: float, waiting: Callable[[], None] = lambda: None) -> None:
+        """Poll `url` until it answers 200; raise ServerFailed when the process ends or the time is over.
+
+        `waiting` is called before each look; what it raises ends the wait.
+        """
         end = time.monotonic() + timeout
         while not _answers(url):
+            waiting()
             if self.exit_code is not None:
                 self._reader.join(5)
-                raise ServerFailed(f"{self.name} ended with exit code {self.exit_code}.\n{self.last_lines()}")
+                raise ServerFailed(self.end(), self.last_lines())
             if time.monotonic() > end:
-                raise ServerFailed(f"{self.name} was not ready after {timeout:.0f} s.\n{self.last_lines()}")
+                raise ServerFailed(f"{self.name} was not ready after {timeout:.0f} s.", self.last_lines())
             time.sleep(0.1)
 
     def signal(self, number: signal.Signals) -> None:
@@ -104,11 +123,21 @@ class ServerProcess:
         self.stop()
 
     def _copy_output(self, output: IO[bytes]) -> None:
+        """A log that can no longer be written is cut short: a server whose output nobody reads would stand still."""
+        rest = b""
         with output, self.log.open("ab", buffering=0) as log:
-            for line in output:
-                log.write(line)
-                if (echo := self._echo) is not None:
-                    echo(line.decode(errors="replace").rstrip("\n"))
+            while piece := os.read(output.fileno(), 65536):
+                with suppress(OSError):
+                    log.write(piece)
+                *lines, rest = re.split(rb"[\r\n]+", rest + piece)
+                for line in lines:
+                    self._say(line)
+        if rest:
+            self._say(rest)
+
+    def _say(self, line: bytes) -> None:
+        if line and (echo := self._echo) is not None:
+            echo(line.decode(errors="replace"))
 
 
 def free_port() -> int:
@@ -118,14 +147,15 @@ def free_port() -> int:
         return port
 
 
-def require_free(port: int, variable: str) -> None:
-    """Exit with a clear message when something listens on the port already."""
+def is_free(port: int) -> bool:
+    """Whether a server could listen on the port, on any address of this machine."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("0.0.0.0", port))
         except OSError:
-            sys.exit(f"Port {port} is taken. Choose another one: make serve {variable}={port + 1}")
+            return False
+    return True
 
 
 def _answers(url: str) -> bool:

@@ -4,12 +4,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from scripts.assemble import Image
 from scripts.process import ServerProcess
+
+if TYPE_CHECKING:
+    from scripts.assemble import Image  # takes seconds to import
 
 Echo = Callable[[str], None]
 
@@ -19,7 +21,7 @@ def truss_url(port: int) -> str:
 
 
 def start_truss(
-    image: Image,
+    image: "Image",
     port: int,
     run_dir: Path,
     *,
@@ -47,8 +49,9 @@ def start_truss(
     return ServerProcess("truss", [python, "main.py"], cwd=image.app, environment=variables, log=log, echo=echo)
 
 
-def wait_truss(truss: ServerProcess, port: int, timeout: float) -> None:
-    truss.wait_ready(f"http://127.0.0.1:{port}/v1/models/model", timeout)
+def wait_truss(truss: ServerProcess, port: int, timeout: float, waiting: Callable[[], None] = lambda: None) -> None:
+    """Return when the model is loaded and warm."""
+    truss.wait_ready(f"http://127.0.0.1:{port}/v1/models/model", timeout, waiting)
 
 
 def start_adapter(
@@ -67,6 +70,8 @@ def start_adapter(
     return ServerProcess("adapter", command, cwd=run_dir, environment=variables, log=run_dir / "adapter.log", echo=echo)
 
 
-def wait_adapter(adapter: ServerProcess, port: int, timeout: float = 30.0) -> None:
+def wait_adapter(
+    adapter: ServerProcess, port: int, timeout: float = 30.0, waiting: Callable[[], None] = lambda: None
+) -> None:
     """Return when it serves; whether its models do is what `/health/ready` tells."""
-    adapter.wait_ready(f"http://127.0.0.1:{port}/health/live", timeout)
+    adapter.wait_ready(f"http://127.0.0.1:{port}/health/live", timeout, waiting)
