@@ -1,10 +1,12 @@
 """What the adapter costs: ours, LiteLLM's proxy and bare nginx before an upstream with no think time, interleaved.
 
-`python -m benchmarks.adapter [--quick] [--rounds 3] [--only starts,workers,requests,streams,paced,slow,growth]`
+`python -m benchmarks.adapter [--quick] [--rounds 3] [--only starts,workers,requests,streams,paced,slow,growth]
+[--before REV]`; --before puts the adapter of that commit in the rivals' place.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import statistics
@@ -16,12 +18,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks.commits import checked_out
 from benchmarks.figures import medians
 from benchmarks.http_load import Load
 from benchmarks.plot import bar_plot
 from benchmarks.proxies import CHAT, MODEL, Proxy, Starter, installed, litellm, mock_upstream, nginx, ours
 from benchmarks.report import RESULTS, Report, run_folder, say, table
-from scripts.serve import exit_on_signals
+from scripts.interrupt import exit_on_signals
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PARTS = ("starts", "workers", "requests", "streams", "paced", "slow", "growth")
@@ -222,8 +225,13 @@ def run(options: argparse.Namespace, run_dir: Path) -> None:
         rest = [part for part in options.only if part not in ALONE]
         if not rest:
             return
-        names = there(run_dir) if options.quick else STARTERS if rest != ["growth"] else ("ours",)
-        running = [stack.enter_context(STARTERS[name](run_dir, upstream.port, 1)) for name in names]
+        starters: Mapping[str, Starter] = STARTERS if rest != ["growth"] else {"ours": ours}
+        if options.before:
+            source = stack.enter_context(checked_out(options.before))
+            starters = {"before": functools.partial(ours, name="before", source=source), "ours": ours}
+        elif options.quick:
+            starters = {name: STARTERS[name] for name in there(run_dir)}
+        running = [stack.enter_context(start(run_dir, upstream.port, 1)) for start in starters.values()]
         bench = Bench([upstream, *running], options.rounds, 1.0 if options.quick else 2.5)
         for part in rest:
             report.add(part, measure(part, bench, quick=options.quick))
@@ -253,6 +261,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="half a minute: one short round, fewer parts")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--only", type=lambda text: text.split(","), help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--before", metavar="REV", help="a commit to measure beside this one")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.quick else 3)
@@ -260,7 +269,7 @@ def main() -> None:
     if unknown := set(options.only) - set(PARTS):
         parser.error(f"unknown part {', '.join(sorted(unknown))}")
     run_dir = run_folder()
-    options.out = options.out or (run_dir if options.quick else RESULTS)
+    options.out = options.out or (run_dir if options.quick or options.before else RESULTS)
     began = time.monotonic()
     run(options, run_dir)
     say(f"took {time.monotonic() - began:.0f} s")

@@ -16,8 +16,8 @@ from benchmarks.figures import figures
 from benchmarks.load import closed_loop
 from benchmarks.prompts import Message, question
 from benchmarks.report import Report, say, table
-from truss_model.engine.params import SamplingParams
-from truss_model.grammar import GrammarCompiler
+from truss_model.engine.sampling_params import SamplingParams
+from truss_model.grammar.compiler import GrammarCompiler
 
 ROWS = 16
 TOKENS = 96

@@ -11,13 +11,13 @@ from transformers import PreTrainedModel
 from benchmarks.client import Answer
 from benchmarks.prompts import Message
 from truss_model.engine.engine import Engine
-from truss_model.engine.params import SamplingParams
+from truss_model.engine.sampling_params import SamplingParams
 from truss_model.engine.settings import EngineSettings
 from truss_model.loading import load_model
 from truss_model.loading.demo import demo_folder
-from truss_model.prompt import ChatTokenizer, load_tokenizer
-from truss_model.request import PredictRequest, RequestLimits, parse_request
+from truss_model.request.predict_request import PredictRequest, RequestLimits, parse_request
 from truss_model.settings import ModelSettings
+from truss_model.tokenizer.chat_tokenizer import ChatTokenizer, load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class DemoEngine:
 
     def encode(self, messages: Sequence[Message]) -> Sequence[int]:
         request = self.parse({"messages": list(messages)})
-        return self.tokenizer.encode_chat(request.messages or [], request.tools, continue_final_message=False)
+        return self.tokenizer.encode_chat(request.messages or [], request.tools)
 
     async def generate(self, prompt: Sequence[int], params: SamplingParams) -> Answer:
         """One row to its end; a stamp for every delivery."""

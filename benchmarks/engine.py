@@ -20,7 +20,7 @@ from benchmarks.plot import bar_plot
 from benchmarks.report import RESULTS, Report, run_folder, say, table
 from benchmarks.targets import Target, llama_cpp, naive_threads, ours, transformers_serve
 from benchmarks.throughput import Rounds, Runner, best_rival, print_tables, ratios, run_rounds
-from scripts.serve import exit_on_signals
+from scripts.interrupt import exit_on_signals
 
 SHORT = [Case(1, 2, 64), Case(4, 4, 64), Case(16, 16, 64), Case(32, 32, 64)]
 LONG_PROMPTS = [Case(8, 8, 24, "long")]
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--only", type=lambda text: text.split(","), help=f"some of {','.join(PARTS)}")
     parser.add_argument(
-        "--out", type=Path, help="folder of the JSON and the plot; benchmarks/results, .cache/bench if quick"
+        "--out", type=Path, help="folder of the JSON and the plot; benchmarks/results, the run folder if quick"
     )
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.quick else 3)

@@ -9,11 +9,11 @@ from transformers import PreTrainedModel
 from benchmarks.gpu_model import make_model
 from benchmarks.gpu_runs import Load
 from truss_model.engine.engine import Engine
+from truss_model.engine.execution.model_runner import ModelRunner
 from truss_model.engine.generation import Generation
-from truss_model.engine.params import SamplingParams
-from truss_model.engine.row import Row
-from truss_model.engine.runner import Runner
-from truss_model.engine.scheduler import Chunk, StepPlan
+from truss_model.engine.sampling_params import SamplingParams
+from truss_model.engine.scheduling.row import Row
+from truss_model.engine.scheduling.scheduler import Chunk, StepPlan
 
 CHECKED = 300  # tokens of the prompt that both forwards see: several pages, several blocks of the kernels
 
@@ -26,7 +26,7 @@ def reference_logits(model: PreTrainedModel) -> tuple[list[int], torch.Tensor]:
     return prompt, logits.float()
 
 
-def our_logprobs(runner: Runner, prompt: list[int]) -> list[dict[int, float]]:
+def our_logprobs(runner: ModelRunner, prompt: list[int]) -> list[dict[int, float]]:
     """The 20 likeliest tokens after each of the last 32 tokens: the first by a prompt's step, others by decoding."""
     pages = list(range(-(-len(prompt) // runner.kv.page_size) + 1))
     row = Row(Generation(1, 1, lambda *_: None), 0, list(prompt), len(prompt),
@@ -40,7 +40,7 @@ def our_logprobs(runner: Runner, prompt: list[int]) -> list[dict[int, float]]:
     return found
 
 
-def compare(runner: Runner, prompt: list[int], reference: torch.Tensor) -> dict[str, float]:
+def compare(runner: ModelRunner, prompt: list[int], reference: torch.Tensor) -> dict[str, float]:
     """Distance of log-probabilities of our likeliest tokens to transformers', and how often the first is the same."""
     wanted = reference.log_softmax(-1)
     found = our_logprobs(runner, prompt)

@@ -14,7 +14,7 @@ from transformers.generation import ContinuousBatchingConfig  # type: ignore[att
 from transformers.generation.streamers import BaseStreamer
 
 from truss_model.engine.engine import Engine
-from truss_model.engine.params import SamplingParams
+from truss_model.engine.sampling_params import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +42,19 @@ class Stamps:
     began: float
     rows: list[list[float]]
 
-    def figures(self) -> dict[str, float]:
-        """Tokens a second are those made between the last row's first token and the first row's last one."""
+    def figures(self) -> dict[str, float | None]:
+        """Tokens a second are those made between the last row's first token and the first row's last one.
+
+        None where the first row had ended before the last one began, as a short answer may on a busy machine.
+        """
         together, end = max(row[0] for row in self.rows), min(row[-1] for row in self.rows)
         made = sum(1 for row in self.rows for stamp in row if together < stamp <= end)
         gaps = sorted(b - a for row in self.rows for a, b in pairwise(row))
         first = sorted(row[0] - self.began for row in self.rows)
-        rate = made / (end - together) if end > together else float("nan")
+        rate = made / (end - together) if end > together else None
         return {
             "tokens_per_second": rate,
-            "step_ms": 1e3 * len(self.rows) / rate,
+            "step_ms": 1e3 * len(self.rows) / rate if rate else None,
             "ttft_ms_p50": 1e3 * statistics.median(first),
             "ttft_ms_max": 1e3 * first[-1],
             "inter_token_ms_p50": 1e3 * statistics.median(gaps),

@@ -39,6 +39,7 @@ class Load:
     pace: int = 0
     spread: float = 0.0
     key: str = "none"
+    all: bool = False  # tell the latency of every answer too
 
     def request(self) -> bytes:
         body: dict[str, Any] = {
@@ -184,7 +185,7 @@ class Connection(asyncio.Protocol):
             self._tally.firsts.append(now - self._sent)
 
 
-async def run(load: Load) -> dict[str, float]:
+async def run(load: Load) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     tally = Tally(load.requests)
     request = load.request()
@@ -201,7 +202,7 @@ async def run(load: Load) -> dict[str, float]:
     for connection in made:
         if connection.closed in pending:
             connection.give_up()
-    return tally.figures()
+    return {**tally.figures(), "latencies": tally.latencies} if load.all else dict(tally.figures())
 
 
 if __name__ == "__main__":

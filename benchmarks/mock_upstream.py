@@ -1,8 +1,9 @@
-"""An upstream with no think time that speaks a Truss's predict contract and ChatCompletions: raw asyncio, no checks.
+"""An upstream that does not think and speaks a Truss's predict contract and ChatCompletions: raw asyncio, no checks.
 
-`python -m benchmarks.mock_upstream PORT`. The request says what to answer: `max_tokens` is the number of chunks of a
-stream, `seed` the milliseconds between two of them (absent: none). Every chunk is a packet of its own. A paced one
-holds the clock's time at which it was sent, so that the reader can tell how long it was on its way.
+`python -m benchmarks.mock_upstream PORT [WAIT]`, with WAIT milliseconds before each answer. The request says what to
+answer: `max_tokens` is the number of chunks of a stream, `seed` the milliseconds between two of them (absent: none).
+Every chunk is a packet of its own. A paced one holds the clock's time at which it was sent, so that the reader can tell
+how long it was on its way.
 """
 
 import asyncio
@@ -93,9 +94,10 @@ _PLAIN = {speech: speech.piece(PIECE) for speech in (TrussSpeech, OpenAISpeech)}
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time, connections kept."""
+    """One request at a time, connections kept. wait: seconds before an answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, wait: float = 0.0) -> None:
+        self._wait = wait
         self._loop = asyncio.get_running_loop()
         self._held = b""
         self._transport: asyncio.Transport | None = None
@@ -119,7 +121,11 @@ class Connection(asyncio.Protocol):
             return
         self._held = rest[length:]
         speech: Speech = TrussSpeech if b":predict" in head[:200] else OpenAISpeech
-        self._answer(speech, orjson.loads(rest[:length]) if length else {})
+        body = orjson.loads(rest[:length]) if length else {}
+        if self._wait and length:
+            self._timer = self._loop.call_later(self._wait, self._answer, speech, body)
+        else:
+            self._answer(speech, body)
 
     def _answer(self, speech: Speech, body: dict[str, Any]) -> None:
         if not body.get("stream"):
@@ -151,10 +157,10 @@ def _content_length(head: bytes) -> int:
     return int(rest.split(b"\r\n", 1)[0]) if found else 0
 
 
-async def serve(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", port, backlog=2048)
+async def serve(port: int, wait: float) -> None:
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(wait), "127.0.0.1", port, backlog=2048)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1])))
+    uvloop.run(serve(int(sys.argv[1]), float(sys.argv[2]) / 1000 if len(sys.argv) > 2 else 0.0))

@@ -27,7 +27,8 @@ _HEAD_LIMIT = 1 << 16
 class Offer:
     """`rate` requests a second at random moments; without one `clients` that each ask again when they have an answer.
 
-    After `seconds` nothing new is sent; what runs then is waited for.
+    After `seconds` nothing new is sent; what runs then is waited for. pace: milliseconds between the tokens of the mock
+    upstream.
     """
 
     port: int
@@ -37,6 +38,8 @@ class Offer:
     rate: float | None = None
     clients: int = 0
     nonce: int = 0
+    pace: int | None = None
+    key: str = "none"
 
     def request(self, number: int) -> bytes:
         body = json.dumps(
@@ -47,10 +50,11 @@ class Offer:
                 "temperature": 0,
                 "ignore_eos": True,
                 "stream": True,
+                "seed": self.pace,
             }
         ).encode()
         head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nAuthorization: Bearer none\r\n"
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nAuthorization: Bearer {self.key}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
@@ -70,13 +74,13 @@ class Outcome:
 
 
 class Load:
-    """Connections are used again, as by any client that keeps a pool."""
+    """Connections are used again, as by any client that keeps a pool. began: as of time.monotonic."""
 
     def __init__(self, offer: Offer) -> None:
         self.outcomes: list[Outcome] = []
         self._offer = offer
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-        self._began = time.monotonic()
+        self.began = time.monotonic()
 
     async def run(self) -> None:
         await (self._closed_loop() if self._offer.rate is None else self._open_loop(self._offer.rate))
@@ -88,7 +92,7 @@ class Load:
         at, number = 0.0, 0
         async with asyncio.TaskGroup() as group:
             while (at := at + draw.expovariate(rate)) < self._offer.seconds:
-                await asyncio.sleep(self._began + at - time.monotonic())
+                await asyncio.sleep(self.began + at - time.monotonic())
                 group.create_task(self._ask(number))
                 number += 1
 
@@ -104,7 +108,7 @@ class Load:
                 group.create_task(client())
 
     def _now(self) -> float:
-        return time.monotonic() - self._began
+        return time.monotonic() - self.began
 
     async def _ask(self, number: int) -> None:
         request = self._offer.request(number)

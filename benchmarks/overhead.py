@@ -23,7 +23,7 @@ from benchmarks.process_tree import ProcessTree
 from benchmarks.prompts import question
 from benchmarks.report import Report, run_folder, say, table
 from benchmarks.targets import ours
-from scripts.serve import exit_on_signals
+from scripts.interrupt import exit_on_signals
 from truss_model.service import Service
 from truss_model.settings import ServingSettings
 

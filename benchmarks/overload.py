@@ -21,8 +21,8 @@ from benchmarks.open_loop import Offer, Outcome
 from benchmarks.report import Report, run_folder, say, table
 from benchmarks.targets import READY_SECONDS, REPOSITORY
 from scripts.assemble import assemble
+from scripts.interrupt import exit_on_signals
 from scripts.process import free_port
-from scripts.serve import exit_on_signals
 from scripts.stack import start_adapter, start_truss, truss_url, wait_adapter, wait_truss
 
 MODEL = "demo"

@@ -45,15 +45,20 @@ Starter = Callable[[Path, int, int], AbstractContextManager[Proxy]]  # run folde
 
 
 @contextmanager
-def ours(run_dir: Path, upstream: int, workers: int = 1) -> Iterator[Proxy]:
+def ours(
+    run_dir: Path, upstream: int, workers: int = 1, name: str = "ours", source: Path | None = None
+) -> Iterator[Proxy]:
     """Speaks the predict contract to the upstream, ChatCompletions to the client. Defaults, but for the access log,
-    which the others write none of either."""
+    which the others write none of either. source: the work tree of another commit."""
     port = free_port()
+    run_dir = run_dir / name
+    run_dir.mkdir(exist_ok=True)
+    environment = {"PYTHONPATH": str(source)} if source else {}
     url = f"http://127.0.0.1:{upstream}/v1/models/model:predict"
     settings = {"models": {MODEL: {"url": url}}, "observe": {"access_log": "off"}, "server": {"workers": workers}}
     began = time.perf_counter()
-    with start_adapter(settings, port, run_dir) as server:
-        yield Proxy("ours", port, server, _wait(server, f"http://127.0.0.1:{port}/health/ready", began))
+    with start_adapter(settings, port, run_dir, environment=environment) as server:
+        yield Proxy(name, port, server, _wait(server, f"http://127.0.0.1:{port}/health/ready", began))
 
 
 @contextmanager
@@ -117,11 +122,12 @@ def litellm(run_dir: Path, upstream: int, workers: int = 1) -> Iterator[Proxy]:
 
 
 @contextmanager
-def mock_upstream(run_dir: Path) -> Iterator[Proxy]:
-    """The upstream itself: what the load can do with nothing in between."""
-    port = free_port()
+def mock_upstream(run_dir: Path, port: int | None = None, wait: int = 0) -> Iterator[Proxy]:
+    """The upstream itself: what the load can do with nothing in between. wait: milliseconds before an answer."""
+    port = port or free_port()
     began = time.perf_counter()
-    with _started("mock", [sys.executable, "-m", "benchmarks.mock_upstream", str(port)], run_dir) as server:
+    command = [sys.executable, "-m", "benchmarks.mock_upstream", str(port), str(wait)]
+    with _started(f"mock-{port}", command, run_dir) as server:
         yield Proxy("direct", port, server, _wait(server, f"http://127.0.0.1:{port}/", began))
 
 

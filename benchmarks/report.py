@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from truss_model.engine.execution.cache_folder import cache_folder
+
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -28,9 +30,12 @@ class Report:
 
 
 def run_folder() -> Path:
-    """Where what is measured leaves its logs and what was installed for it; kept from run to run."""
-    folder = RESULTS.parent.parent / ".cache" / "bench"
-    folder.mkdir(parents=True, exist_ok=True)
+    """Logs, images and installations of what is measured, kept from run to run: in the user's cache.
+
+    It holds copies of the code, which would be found beside the code itself in a folder of the checkout.
+    """
+    folder = cache_folder() / "bench"
+    folder.mkdir(exist_ok=True)
     return folder
 
 
