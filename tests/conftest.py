@@ -6,6 +6,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+pytest_plugins = ["tests.real_stack"]
+
 # Threads of one another's processes wait for each other; read when torch is imported, here and in the servers started.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Read when triton is imported, which torch or transformers do.

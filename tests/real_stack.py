@@ -1,31 +1,42 @@
-"""The stack that all end-to-end tests talk to: real Truss servers out of config.yaml, the adapter, OpenAI's client.
+"""The stack of the end-to-end and client tests: real Truss servers out of config.yaml, the adapter, OpenAI's client.
 
 `tiny` is a random Mistral, fast and senseless; `smollm2` is the demo model, whose words can be judged. Both run in
-float32, so that greedy answers can be compared with transformers' own.
+float32, so that greedy answers can be compared with transformers' own. A plugin, so that a process has one of each;
+what takes long to import is imported where it is used, for most tests need none of it.
 """
+
+from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from openai import AsyncOpenAI, OpenAI
 
-from scripts.assemble import Image, assemble
 from scripts.process import free_port
-from scripts.serve import REPOSITORY
 from scripts.stack import start_adapter, start_truss, truss_url, wait_adapter, wait_truss
+from tests.e2e.front import Front
 from tests.e2e.server import BASE_ENVIRONMENT, LOAD_SECONDS, Service
-from truss_model.loading.demo import demo_folder
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI, OpenAI
+
+    from scripts.assemble import Image
 
 
 @pytest.fixture(scope="session")
 def demo_weights() -> Path:
     """The demo model's folder, converted if this machine has not yet done so."""
+    from truss_model.loading.demo import demo_folder
+
     return demo_folder(None)
 
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    from scripts.assemble import assemble
+    from scripts.serve import REPOSITORY
+
     return assemble(REPOSITORY, tmp_path_factory.mktemp("image"))
 
 
@@ -70,13 +81,21 @@ def adapter(ports: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> 
         yield Service(process, ports["adapter"])
 
 
+@pytest.fixture(scope="session", params=["adapter", "truss"])
+def front(request: pytest.FixtureRequest, adapter: Service, tiny: Service, smollm2: Service) -> Front:
+    """The tests that ask for this one run once through the adapter and once against the Truss servers themselves."""
+    if request.param == "adapter":
+        return Front("adapter", adapter.url, adapter.url)
+    return Front("truss", tiny.url, smollm2.url)
+
+
 @pytest.fixture(scope="session")
-def client(adapter: Service, tiny: Service, smollm2: Service) -> Iterator[OpenAI]:
-    with OpenAI(api_key="none", base_url=f"{adapter.url}/v1", max_retries=0, timeout=60) as client:
+def client(front: Front) -> Iterator[OpenAI]:
+    with front.client() as client:
         yield client
 
 
 @pytest.fixture
-async def async_client(adapter: Service, tiny: Service, smollm2: Service) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(api_key="none", base_url=f"{adapter.url}/v1", max_retries=0, timeout=60) as client:
+async def async_client(front: Front) -> AsyncIterator[AsyncOpenAI]:
+    async with front.async_client() as client:
         yield client

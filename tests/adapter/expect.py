@@ -29,7 +29,7 @@ def fault(
 
 
 def unusable(what: str) -> dict[str, Any]:
-    return fault(f"The model's server sent an answer that cannot be used: {what}.")
+    return fault(f"The model's server sent an unusable answer: {what}.")
 
 
 async def page(request: Request, wire: Wire) -> None:

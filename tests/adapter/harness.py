@@ -11,12 +11,12 @@ import aiohttp
 import msgspec
 import uvicorn
 from openai import AsyncOpenAI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from bridge_adapter.app import create_app
-from bridge_adapter.service import Service
-from bridge_adapter.settings import Settings
+from bridge_adapter.server.app import create_app
+from bridge_adapter.server.http_protocol import BridgeProtocol
+from bridge_adapter.server.state import AdapterState
+from bridge_adapter.settings import AdapterSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +57,14 @@ class Bridge:
     """A running adapter."""
 
     url: str
-    service: Service
+    state: AdapterState
     http: aiohttp.ClientSession
     openai: AsyncOpenAI
     default_headers: dict[str, str] = field(default_factory=dict)
 
     async def idle(self) -> None:
         """Return when no request is being answered."""
-        while self.service.in_flight:
+        while self.state.in_flight:
             await asyncio.sleep(0.01)
 
     async def post(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Answered:
@@ -82,30 +82,30 @@ class Bridge:
             return Answered(response.status, response.headers, await response.read())
 
 
-def settings_for(url: str, **parts: Any) -> Settings:
+def settings_for(url: str, **parts: Any) -> AdapterSettings:
     """A models table with `m` at this URL; `model` holds more of its row, other names are parts of the file."""
     model = {"url": url, "retries": {"backoff": 0.0}, **parts.pop("model", {})}
     server = {"web": False, **parts.pop("server", {})}
     tree = {"models": {"m": model}, "server": server, "observe": {"access_log": "off"}, **parts}
-    return msgspec.convert(tree, Settings)
+    return msgspec.convert(tree, AdapterSettings)
 
 
 @asynccontextmanager
-async def running_bridge(settings: Settings, *, api_key: str = "unused") -> AsyncIterator[Bridge]:
+async def running_bridge(settings: AdapterSettings, *, api_key: str = "unused") -> AsyncIterator[Bridge]:
     app = create_app(settings)
     config = uvicorn.Config(app, access_log=False, log_level="warning", ws="none")
     config.load()
     state = ServerState()
     loop = asyncio.get_running_loop()
     async with app.router.lifespan_context(app):
-        server = await loop.create_server(lambda: HttpToolsProtocol(config, state, {}), "127.0.0.1", 0)
+        server = await loop.create_server(lambda: BridgeProtocol(config, state, {}), "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         try:
             async with (
                 aiohttp.ClientSession(auto_decompress=False) as http,
                 AsyncOpenAI(base_url=f"{url}/v1", api_key=api_key, max_retries=0) as client,
             ):
-                yield Bridge(url, app.state.service, http, client)
+                yield Bridge(url, app.state.adapter, http, client)
         finally:
             server.close()
             for connection in list(state.connections):

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from bridge_adapter.configuration import check_settings
-from bridge_adapter.metrics import Metrics
-from bridge_adapter.settings import Settings
+from bridge_adapter.settings import AdapterSettings
+from bridge_adapter.settings_file import check_settings
+from bridge_adapter.telemetry.metrics import Metrics
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 MANIFEST = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
@@ -46,7 +46,7 @@ def test_the_parts_of_the_manifest_fit_each_other() -> None:
 
 
 def test_the_settings_in_the_manifest_are_right() -> None:
-    settings = msgspec.convert(yaml.safe_load(BY_KIND["ConfigMap"]["data"]["settings.yaml"]), Settings)
+    settings = msgspec.convert(yaml.safe_load(BY_KIND["ConfigMap"]["data"]["settings.yaml"]), AdapterSettings)
     check_settings(settings)
     assert settings.keys.clients[0].sha256 == hashlib.sha256(b"change-me").hexdigest()
     pod = BY_KIND["Deployment"]["spec"]["template"]["spec"]

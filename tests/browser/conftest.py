@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bridge_adapter.app import create_app
-from bridge_adapter.settings import Model, Observe, Server, Settings
+from bridge_adapter.server.app import create_app
+from bridge_adapter.settings import AdapterSettings, ModelEntry, Observe, Server
 from tests.browser.scripted_truss import ScriptedTruss, ServerThread
 
 # Without the extra `browser` the modules of this folder cannot be imported, and without the marker none is run.
@@ -77,10 +77,10 @@ def truss() -> Iterator[ScriptedTruss]:
     truss.server.stop()
 
 
-def adapter_settings(truss: ScriptedTruss, **parts: Any) -> Settings:
+def adapter_settings(truss: ScriptedTruss, **parts: Any) -> AdapterSettings:
     url = f"{truss.server.url}/predict"
-    models = {"scripted": Model(url=url, dialect="predict"), "another": Model(url=url, dialect="predict")}
-    return Settings(models=models, server=Server(web=True), observe=Observe(access_log="off"), **parts)
+    models = {"scripted": ModelEntry(url=url, dialect="predict"), "another": ModelEntry(url=url, dialect="predict")}
+    return AdapterSettings(models=models, server=Server(web=True), observe=Observe(access_log="off"), **parts)
 
 
 @pytest.fixture(scope="package")

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from playwright.sync_api import sync_playwright
 
-from bridge_adapter.app import create_app
-from bridge_adapter.settings import Model, Observe, Server, Settings
+from bridge_adapter.server.app import create_app
+from bridge_adapter.settings import AdapterSettings, ModelEntry, Observe, Server
 from scripts.assemble import assemble
 from scripts.process import free_port
 from scripts.serve import REPOSITORY
@@ -29,8 +29,8 @@ def main() -> None:
         image = assemble(REPOSITORY, Path(folder) / "image")
         with start_truss(image, port, Path(folder), environment={"TRUSS_MODEL_ID": "demo"}) as process:
             wait_truss(process, port, 300)
-            models = {NAME: Model(url=truss_url(port))}
-            settings = Settings(models=models, server=Server(web=True), observe=Observe(access_log="off"))
+            models = {NAME: ModelEntry(url=truss_url(port))}
+            settings = AdapterSettings(models=models, server=Server(web=True), observe=Observe(access_log="off"))
             site = ServerThread(create_app(settings))
             site.start()
             try:

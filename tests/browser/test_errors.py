@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from bridge_adapter.app import create_app
+from bridge_adapter.server.app import create_app
 from bridge_adapter.settings import ClientKey, Keys
 from tests.browser.actions import ask, facts, finished, open_settings
 from tests.browser.conftest import Watch, adapter_settings

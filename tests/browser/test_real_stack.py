@@ -13,8 +13,8 @@ import pytest
 from openai import OpenAI
 from playwright.sync_api import Locator, Page, expect
 
-from bridge_adapter.app import create_app
-from bridge_adapter.settings import ClientKey, Keys, Model, Observe, Server, Settings
+from bridge_adapter.server.app import create_app
+from bridge_adapter.settings import AdapterSettings, ClientKey, Keys, ModelEntry, Observe, Server
 from scripts.assemble import assemble
 from scripts.process import free_port
 from scripts.serve import REPOSITORY
@@ -46,9 +46,11 @@ def real_truss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def adapter(truss: str, keys: Keys) -> ServerThread:
-    models = {"smollm2": Model(url=truss)}
+    models = {"smollm2": ModelEntry(url=truss)}
     return ServerThread(
-        create_app(Settings(models=models, keys=keys, server=Server(web=True), observe=Observe(access_log="off")))
+        create_app(
+            AdapterSettings(models=models, keys=keys, server=Server(web=True), observe=Observe(access_log="off"))
+        )
     )
 
 

@@ -1,4 +1,4 @@
-"""LangChain against the address given: prints what it made of the answers as one JSON object."""
+"""LangChain against the addresses of smollm2 and tiny: prints what it made of the answers as one JSON object."""
 
 import json
 import sys
@@ -8,7 +8,8 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Huma
 from langchain_openai import ChatOpenAI, OpenAI
 from pydantic import BaseModel, SecretStr
 
-ADDRESS = {"base_url": sys.argv[1], "api_key": SecretStr("none"), "max_retries": 0, "temperature": 0}
+WORDS = {"base_url": sys.argv[1], "api_key": SecretStr("none"), "max_retries": 0, "temperature": 0}
+TINY = {**WORDS, "base_url": sys.argv[2]}
 
 
 class GetWeather(BaseModel):
@@ -42,8 +43,8 @@ def joined(pieces: Any) -> tuple[AIMessageChunk, int]:
     return whole, count
 
 
-tiny: Any = ChatOpenAI(model="tiny", max_completion_tokens=4, **ADDRESS)
-words: Any = ChatOpenAI(model="smollm2", max_completion_tokens=100, stream_usage=True, **ADDRESS)
+tiny: Any = ChatOpenAI(model="tiny", max_completion_tokens=4, **TINY)
+words: Any = ChatOpenAI(model="smollm2", max_completion_tokens=100, stream_usage=True, **WORDS)
 tools = words.bind_tools([GetWeather], tool_choice="required", parallel_tool_calls=False)
 called = tools.invoke("What is the weather?")
 streamed, streamed_pieces = joined(tools.stream("What is the weather?"))
@@ -68,10 +69,10 @@ print(
             ][-1],
             "logprobs": said(tiny.bind(logprobs=True, top_logprobs=2).invoke("Hi")),
             "batch": [said(message)["usage"] for message in tiny.batch(["a", "b", "c"])],
-            "responses": ChatOpenAI(model="tiny", max_completion_tokens=4, use_responses_api=True, **ADDRESS)  # type: ignore[arg-type]
+            "responses": ChatOpenAI(model="tiny", max_completion_tokens=4, use_responses_api=True, **TINY)  # type: ignore[arg-type]
             .invoke("Hi")
             .usage_metadata,
-            "completion": OpenAI(model="smollm2", max_tokens=8, **ADDRESS).invoke("The capital of France is"),  # type: ignore[arg-type]
+            "completion": OpenAI(model="smollm2", max_tokens=8, **WORDS).invoke("The capital of France is"),  # type: ignore[arg-type]
         }
     )
 )

@@ -1,4 +1,4 @@
-"""The litellm SDK against the address given: prints what it made of the answers as one JSON object."""
+"""The litellm SDK against the addresses of smollm2 and tiny: prints what it made of the answers as one JSON object."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 litellm.suppress_debug_info = True
 ADDRESS = {"api_base": sys.argv[1], "api_key": "none", "max_retries": 0, "temperature": 0}
+TINY = {**ADDRESS, "api_base": sys.argv[2]}
 TOOL = {
     "type": "function",
     "function": {
@@ -30,7 +31,8 @@ class Verdict(BaseModel):
 
 def ask(text: str, *, model: str = "smollm2", max_tokens: int = 100, **more: Any) -> Any:
     messages = [{"role": "user", "content": text}]
-    return litellm.completion(model=f"openai/{model}", messages=messages, max_tokens=max_tokens, **ADDRESS | more)
+    address = TINY if model == "tiny" else ADDRESS
+    return litellm.completion(model=f"openai/{model}", messages=messages, max_tokens=max_tokens, **address | more)
 
 
 def streamed(text: str, **more: Any) -> dict[str, Any]:
@@ -60,11 +62,9 @@ print(
                 "Hi", model="tiny", n=2, temperature=1, seed=1, logprobs=True, top_logprobs=2, max_tokens=2
             ).model_dump(),
             "completion": litellm.text_completion(
-                model="text-completion-openai/tiny", prompt="Hi", max_tokens=3, **ADDRESS
+                model="text-completion-openai/tiny", prompt="Hi", max_tokens=3, **TINY
             ).model_dump(),
-            "responses": litellm.responses(
-                model="openai/tiny", input="Hi", max_output_tokens=16, **ADDRESS
-            ).model_dump(),
+            "responses": litellm.responses(model="openai/tiny", input="Hi", max_output_tokens=16, **TINY).model_dump(),
             "too_warm": failure(temperature=9),
             "no_such_model": failure(model="nobody"),
             "too_long": failure("word " * 9000),

@@ -83,6 +83,7 @@ class Baseten:
         app.router.add_post("/graphql/", self._graphql)
         app.router.add_put("/bucket/{key:.*}", self._upload)
         app.router.add_post("/model-{model_id}/{target:.+}/async_predict", self._queue)
+        app.router.add_post("/model-{model_id}/{target:.+}/sync/{route:.+}", self._hosted)
         app.router.add_post("/model-{model_id}/{target:.+}/{last:predict}", self._hosted)
         app.router.add_post("/model-{model_id}/{last:predict}", self._hosted)
         self._client = aiohttp.ClientSession(auto_decompress=False)
@@ -163,7 +164,10 @@ class Baseten:
 
     async def _forward(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         headers = {name: request.headers[name] for name in ("Accept", "User-Agent") if name in request.headers}
-        async with self._client.post(f"{self.truss}", data=json.dumps(body), headers=headers) as upstream:
+        url = f"{self.truss}"
+        if (route := request.match_info.get("route")) is not None:
+            url = f"{url.partition('/v1/')[0]}/{route}"
+        async with self._client.post(url, data=json.dumps(body), headers=headers) as upstream:
             kept = {"Content-Type": upstream.headers.get("Content-Type", ""), "X-Baseten-Request-Id": "r-1"}
             response = web.StreamResponse(status=upstream.status, headers=kept)
             await response.prepare(request)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
 from pathlib import Path, PurePosixPath
 
@@ -46,8 +47,13 @@ def closure(wanted: list[Requirement]) -> dict[str, Distribution]:
         for part in {"", *requirement.extras}:
             if (name, part) not in expanded:
                 expanded.add((name, part))
-                queue += [(Requirement(line), part) for line in found[name].requires or ()]
+                queue += [(inner, part) for inner in _requirements(name)]
     return found
+
+
+@cache
+def _requirements(name: str) -> tuple[Requirement, ...]:
+    return tuple(Requirement(line) for line in distribution(name).requires or ())
 
 
 def _installed(requirement: Requirement) -> Distribution:

@@ -14,7 +14,7 @@ PREFIX = "truss_model_"
 async def engine_counts(truss: Service) -> dict[str, float]:
     async with httpx.AsyncClient() as client:
         text = (await client.get(f"{truss.url}/metrics/", timeout=30)).text
-    pairs = (line.split() for line in text.splitlines() if line.startswith(PREFIX))
+    pairs = (line.split() for line in text.splitlines() if line.startswith(PREFIX) and "{" not in line)
     return {name.removeprefix(PREFIX).removesuffix("_total"): float(value) for name, value in pairs}
 
 

@@ -139,7 +139,9 @@ def _growth(samples: list[int]) -> float:
 
 
 async def soak(truss: Service, adapter: Service, minutes: float, seed: int = 1) -> Report:
-    processes = {"Truss": psutil.Process(truss.process.pid), "adapter": psutil.Process(adapter.process.pid)}
+    server = psutil.Process(truss.process.pid)
+    engine_process = next(child for child in server.children() if "truss_model.worker" in child.cmdline())
+    processes = {"Truss": server, "engine": engine_process, "adapter": psutil.Process(adapter.process.pid)}
     async with _connect(adapter) as client:
         traffic = Traffic(client, seed)
         await traffic.learn()

@@ -8,6 +8,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.e2e.engine_counts import engine_counts, until
+from tests.e2e.front import Front
 from tests.e2e.server import Service
 
 LONG = 1900  # tokens; nobody waits for so many
@@ -81,7 +82,7 @@ async def test_the_others_go_on(async_client: AsyncOpenAI, tiny: Service, idle: 
     assert after["pages_free"] == after["pages"]
 
 
-async def test_a_client_that_gives_up_waiting(adapter: Service, tiny: Service, idle: dict[str, float]) -> None:
+async def test_a_client_that_gives_up_waiting(front: Front, tiny: Service, idle: dict[str, float]) -> None:
     """The connection is cut in the middle of a plain request, as a client's timeout does."""
     body = {
         "model": "tiny",
@@ -91,7 +92,7 @@ async def test_a_client_that_gives_up_waiting(adapter: Service, tiny: Service, i
     }
     async with httpx.AsyncClient() as client:
         with pytest.raises(httpx.ReadTimeout):
-            await client.post(f"{adapter.url}/v1/chat/completions", json=body, timeout=0.3)
+            await client.post(f"{front.url()}/v1/chat/completions", json=body, timeout=0.3)
     after = await until(tiny, lambda counts: counts["rows_running"] == 0)
     assert after["generated_tokens"] - idle["generated_tokens"] < LONG
 

@@ -16,6 +16,7 @@ from tests.e2e.server import Service
 
 EXAMPLES = REPOSITORY / "examples"
 LOCAL = "http://localhost:8000"
+LOCAL_TRUSS = "http://localhost:8080"
 NODE_MODULES = EXAMPLES / "node" / "node_modules"
 
 
@@ -47,12 +48,13 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
 
 
-def test_every_python_block_of_the_readme(stack: str, tmp_path: Path) -> None:
+def test_every_python_block_of_the_readme(stack: str, smollm2: Service, tmp_path: Path) -> None:
     printed = blocks("python")
     assert printed
     for block in printed:
         assert LOCAL in block
-        assert run_text(block.replace(LOCAL, stack), tmp_path, [sys.executable], "block.py").strip()
+        text = block.replace(LOCAL, stack).replace(LOCAL_TRUSS, smollm2.url)
+        assert run_text(text, tmp_path, [sys.executable], "block.py").strip()
 
 
 @pytest.mark.parametrize("name", ["stream.py", "tools.py", "structured.py", "langchain_chat.py"])

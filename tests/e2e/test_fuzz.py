@@ -1,4 +1,4 @@
-"""Predict bodies of every kind, straight at the Truss: an answer, or a refusal that names something; never a 5xx."""
+"""Bodies of every kind, straight at the Truss: an answer, or a refusal that names something; never a 5xx."""
 
 import json
 from typing import Any
@@ -65,6 +65,8 @@ BODY = st.fixed_dictionaries(
     {"prompt": st.text(max_size=40) | st.lists(st.integers(-1, 40_000), max_size=8)}, optional=FIELDS
 )
 
+ODD = st.sampled_from(["u", None, "\ud800", float("nan"), float("inf"), 2**70])
+
 
 @pytest.mark.timeout(120 * FUZZ_TIMES)
 @settings(max_examples=150 * FUZZ_TIMES, suppress_health_check=list(HealthCheck))
@@ -81,3 +83,26 @@ def test_every_body_is_answered_or_refused(tiny: Service, body: dict[str, Any]) 
         assert events[-1]["event"] == "done", raw
     else:
         assert all(choice["finish_reason"] for choice in response.json()["choices"]), raw
+
+
+@pytest.mark.timeout(120 * FUZZ_TIMES)
+@settings(max_examples=80 * FUZZ_TIMES, suppress_health_check=list(HealthCheck))
+@given(body=BODY, route=st.sampled_from(["chat/completions", "completions", "responses"]), odd=ODD)
+def test_openais_routes_answer_or_refuse_every_body(tiny: Service, body: dict[str, Any], route: str, odd: Any) -> None:
+    """`odd` is what Python's json reads although JSON does not have it."""
+    if route == "responses":
+        messages = body.pop("messages", None)
+        body = {**body, "input": messages or body.pop("prompt", "Hi"), "max_output_tokens": 8, "metadata": {"a": odd}}
+    else:
+        body = {"max_tokens": 8, **body, "user": odd}
+    raw = json.dumps({"model": "m", **body})
+    response = httpx.post(f"{tiny.url}/v1/{route}", content=raw, timeout=60)
+    assert response.status_code in (200, 400), (raw, response.text)
+    if response.status_code == 400:
+        error = response.json()["error"]
+        assert error["message"] and error["type"] == "invalid_request_error", raw
+    elif body.get("stream") is True:
+        last = "response.completed", "response.incomplete", "data: [DONE]"
+        assert any(name in response.text.rstrip().rpartition("\n\n")[2] for name in last), raw
+    else:
+        assert response.json()["id"], raw

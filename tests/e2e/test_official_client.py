@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from openai.types.responses import Response
 from pydantic import BaseModel, ConfigDict
 
-from tests.e2e.server import Service
+from tests.e2e.front import Front
 
 WEATHER: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the weather in Paris?"}]
 
@@ -38,10 +38,8 @@ RESPONSES_TOOL: Any = {"type": "function", **TOOL["function"]}
 
 
 @pytest.fixture(scope="module")
-def strict(client: OpenAI) -> Iterator[OpenAI]:
-    with OpenAI(
-        api_key="none", base_url=client.base_url, max_retries=0, timeout=60, _strict_response_validation=True
-    ) as strict:
+def strict(front: Front) -> Iterator[OpenAI]:
+    with front.client(_strict_response_validation=True) as strict:
         yield strict
 
 
@@ -88,7 +86,7 @@ def told(message: Any) -> Any:
     return message.role, message.content, calls
 
 
-def test_completions(strict: OpenAI, adapter: Service) -> None:
+def test_completions(strict: OpenAI, front: Front) -> None:
     plain = strict.completions.create(model="tiny", prompt=["Once", "Twice"], n=2, seed=1, max_tokens=3, logprobs=2)
     assert [choice.index for choice in plain.choices] == [0, 1, 2, 3]
     for choice in plain.choices:
@@ -101,7 +99,7 @@ def test_completions(strict: OpenAI, adapter: Service) -> None:
 
     body = {"model": "tiny", "prompt": ["Once", "Twice"], "n": 2, "seed": 1, "max_tokens": 3, "logprobs": 2}
     texts = ["", "", "", ""]
-    for event in events(adapter, "/v1/completions", body | {"stream": True}):
+    for event in events(front, "/v1/completions", body | {"stream": True}):
         for piece in event["choices"]:
             texts[piece["index"]] += piece["text"]
             # The type has no null, which OpenAI itself sends until the last piece of a choice.
@@ -110,19 +108,19 @@ def test_completions(strict: OpenAI, adapter: Service) -> None:
     assert texts == [choice.text for choice in plain.choices]
 
 
-def events(adapter: Service, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-    with httpx.stream("POST", f"{adapter.url}{path}", json=body, timeout=60) as response:
+def events(front: Front, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    with httpx.stream("POST", f"{front.url(body['model'])}{path}", json=body, timeout=60) as response:
         assert response.status_code == 200
         lines = [line.removeprefix("data: ") for line in response.iter_lines() if line.startswith("data: ")]
     assert lines.pop() == "[DONE]"
     return [json.loads(line) for line in lines]
 
 
-def test_responses(strict: OpenAI, adapter: Service) -> None:
+def test_responses(strict: OpenAI, front: Front) -> None:
     body: dict[str, Any] = {"model": "smollm2", "input": "What is the capital of France?", "temperature": 0}
     plain = strict.responses.create(**body, instructions="Answer in one sentence.", max_output_tokens=24)
     assert "Paris" in plain.output_text
-    raw = httpx.post(f"{adapter.url}/v1/responses", json=body | {"max_output_tokens": 2}, timeout=60)
+    raw = httpx.post(f"{front.url('smollm2')}/v1/responses", json=body | {"max_output_tokens": 2}, timeout=60)
     cut = Response.model_validate_json(raw.content, strict=True)
     assert (cut.status, cut.incomplete_details and cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
     parsed = strict.responses.parse(**body, text_format=Verdict, max_output_tokens=80)

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -32,6 +33,11 @@ TARGETS = {
     "development": "development",
     "pinned": f"deployment/{DEPLOYMENT_ID}",
 }
+CONVERSATION: list[ChatCompletionMessageParam] = [
+    {"role": "user", "content": "Who won the world series in 2020?"},
+    {"role": "assistant", "content": "The Los Angeles Dodgers won the World Series in 2020."},
+    {"role": "user", "content": "Where was it played?"},
+]
 QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Where was it played?"}]
 
 
@@ -84,6 +90,7 @@ def served(
 def adapter(baseten: Baseten, served: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """An adapter in front of the hosted endpoints, in every form of their URLs."""
     urls = {name: baseten.endpoint(target) for name, target in TARGETS.items()}
+    urls["openai"] = openai_url(baseten)
     urls["regional"] = f"{baseten.url}/model-{MODEL_ID}-production/predict"
     urls |= {name: baseten.endpoint(name) for name in ("asleep", *REFUSALS)}
     models = {
@@ -101,6 +108,11 @@ def adapter(baseten: Baseten, served: Service, tmp_path_factory: pytest.TempPath
         yield Service(process, port)
 
 
+def openai_url(baseten: Baseten) -> str:
+    """The base URL that Baseten documents for OpenAI's clients."""
+    return f"{baseten.url}/model-{MODEL_ID}/environments/production/sync/v1"
+
+
 REFUSALS = {
     "busy": Refusal(429, b'{"error": "Too many requests", "error_code": "rate_limited"}', {"Retry-After": "7"}),
     "crashed": Refusal(502, b"<html><body>Bad Gateway</body></html>", {"Content-Type": "text/html"}),
@@ -110,10 +122,12 @@ REFUSALS = {
 }
 
 
-def test_the_archive_holds_config_and_model_and_nothing_else(archive: Path) -> None:
+def test_the_archive_holds_config_model_and_translation_and_nothing_else(archive: Path) -> None:
     held = {path.relative_to(archive).as_posix() for path in archive.rglob("*") if path.is_file()}
-    sources = (path for path in (REPOSITORY / "truss_model").rglob("*") if path.is_file())
+    folders = [REPOSITORY / "truss_model", REPOSITORY / "bridge_adapter/openai_api"]
+    sources = (path for folder in folders for path in folder.rglob("*") if path.is_file())
     expected = {path.relative_to(REPOSITORY).as_posix() for path in sources if "__pycache__" not in path.parts}
+    expected |= {f"bridge_adapter/{name}.py" for name in ("__init__", "contract", "errors")}
     assert held == expected | {"config.yaml"}
     assert {Path(name).suffix or name for name in held} <= {".py", ".yaml", ".c", ".h", ".typed"}
 
@@ -168,7 +182,30 @@ def test_truss_predict(baseten: Baseten, served: Service, tmp_path: Path, stream
         assert printed[0]["choices"][0]["finish_reason"] in ("length", "stop")
 
 
-@pytest.mark.parametrize("name", [*TARGETS, "regional"])
+def test_the_image_answers_openais_routes_itself(served: Service) -> None:
+    """The snippet of Baseten's guide: only the address differs."""
+    with OpenAI(api_key="none", base_url=f"{served.url}/v1", max_retries=0) as client:
+        body: dict[str, Any] = {"model": "mistral-7b", "messages": CONVERSATION, "max_tokens": 4, "temperature": 0}
+        answer = client.chat.completions.create(**body)
+        chunks = client.chat.completions.create(**body, stream=True)
+        streamed = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert answer.choices[0].message.content == streamed != ""
+    assert answer.model == "mistral-7b"
+    assert answer.usage is not None and answer.usage.prompt_tokens > 0
+
+
+def test_openais_client_at_baseten_itself(baseten: Baseten, served: Service) -> None:
+    with OpenAI(api_key=API_KEY, base_url=openai_url(baseten), max_retries=0) as client:
+        plain = client.chat.completions.create(model=MODEL_ID, messages=QUESTION, max_tokens=4, temperature=0)
+        chunks = client.chat.completions.create(
+            model=MODEL_ID, messages=QUESTION, max_tokens=4, temperature=0, stream=True
+        )
+        assert "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert plain.model == MODEL_ID and plain.choices[0].message.content
+    assert baseten.calls[-1].target == "environments/production"
+
+
+@pytest.mark.parametrize("name", [*TARGETS, "regional", "openai"])
 def test_hosted_endpoints(baseten: Baseten, adapter: Service, name: str) -> None:
     with OpenAI(api_key="none", base_url=f"{adapter.url}/v1", max_retries=0) as client:
         plain = client.chat.completions.create(model=name, messages=QUESTION, max_tokens=4, temperature=0)
@@ -178,7 +215,7 @@ def test_hosted_endpoints(baseten: Baseten, adapter: Service, name: str) -> None
     assert plain.model == name
     assert plain.usage is not None and plain.usage.prompt_tokens > 0
     call = baseten.calls[-1]
-    assert call.target == TARGETS.get(name, "")
+    assert call.target == {**TARGETS, "openai": "environments/production"}.get(name, "")
     assert call.authorization == f"Api-Key {API_KEY}"
     assert "application/json" not in call.accept
 

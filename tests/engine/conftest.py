@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from truss_model.engine.engine import Engine
 from truss_model.engine.generation import FinishReason, Generation, TokenLogprob
-from truss_model.engine.params import SamplingParams
+from truss_model.engine.sampling_params import SamplingParams
 from truss_model.engine.settings import EngineSettings
 
 VOCAB = 1024

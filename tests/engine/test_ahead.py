@@ -14,11 +14,12 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.engine.conftest import Answer, collect, make_model, reference
-from truss_model.engine.attention import PagedKV, TorchPagedAttention
-from truss_model.engine.backend import Backend, make_backend
 from truss_model.engine.engine import Engine
-from truss_model.engine.limits import Limits
-from truss_model.engine.params import SamplingParams
+from truss_model.engine.execution.attention import PagedKV, TorchPagedAttention
+from truss_model.engine.execution.backend import Backend
+from truss_model.engine.execution.device import make_backend
+from truss_model.engine.execution.limits import Limits
+from truss_model.engine.sampling_params import SamplingParams
 from truss_model.engine.settings import EngineSettings
 from truss_model.errors import GenerationFailed
 

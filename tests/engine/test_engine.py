@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.engine.conftest import Answer, StartEngine, collect, gated, greedy, make_model, reference
-from truss_model.engine.params import SamplingParams
+from truss_model.engine.sampling_params import SamplingParams
 from truss_model.errors import QueueFull, RequestError
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0.0)
@@ -98,7 +98,7 @@ async def test_waiting_too_long_is_told(start_engine: StartEngine) -> None:
     engine = start_engine(make_model(), max_rows=1, max_queue_seconds=0.0)
     running = engine.submit([1], SamplingParams(max_tokens=400, temperature=0.0))
     late = engine.submit([2], GREEDY)
-    with pytest.raises(QueueFull, match="Waited 0 s"):
+    with pytest.raises(QueueFull, match="waited 0 s"):
         await asyncio.wait_for(late.admitted(), 30)
     running.cancel()
 

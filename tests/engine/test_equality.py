@@ -6,9 +6,9 @@ import random
 import pytest
 
 from tests.engine.conftest import StartEngine, collect, greedy, make_model, reference
-from truss_model.engine import backend
-from truss_model.engine.limits import kv_bytes_per_token
-from truss_model.engine.params import SamplingParams
+from truss_model.engine.execution.cpu.build import kernels
+from truss_model.engine.execution.limits import kv_bytes_per_token
+from truss_model.engine.sampling_params import SamplingParams
 
 TOKENS = 24
 
@@ -101,4 +101,4 @@ async def test_conversation_computes_only_what_is_new(start_engine: StartEngine)
 
 
 def test_the_kernels_are_there() -> None:
-    assert backend.kernels() is not None, "the CPU kernels must build where the tests run: is there a C compiler?"
+    assert kernels() is not None, "the CPU kernels must build where the tests run: is there a C compiler?"

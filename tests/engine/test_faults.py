@@ -8,11 +8,12 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.engine.conftest import StartEngine, collect, gated, greedy, make_model, reference
+from tests.engine.conftest import VOCAB, StartEngine, collect, gated, greedy, make_model, reference
 from truss_model.engine.engine import Engine
-from truss_model.engine.params import SamplingParams
+from truss_model.engine.generation import Generation
+from truss_model.engine.sampling_params import SamplingParams
 from truss_model.engine.settings import EngineSettings
-from truss_model.errors import EngineUnwell, GenerationFailed
+from truss_model.errors import EngineUnwell, GenerationFailed, LoadError, RequestError
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0.0)
 LONG = SamplingParams(max_tokens=400, temperature=0.0)
@@ -57,13 +58,88 @@ async def test_a_failing_step_fails_its_rows_and_the_next_request_succeeds(
 )
 async def test_a_fault_in_sampling_fails_its_step_alone(start_engine: StartEngine, params: SamplingParams) -> None:
     broken = threading.Event()
-    engine = start_engine(gated(lambda logits: logits[:, :0] if broken.is_set() else logits))
+    engine = start_engine(gated(lambda logits: logits[..., :0] if broken.is_set() else logits))
     broken.set()
     with pytest.raises(GenerationFailed):
         await collect(engine.submit([3, 4], params))
     broken.clear()
     assert engine.healthy
     assert await greedy(engine, [3, 4], 8) == reference(make_model(), [3, 4], 8)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "bias", "param"), [([3, VOCAB], {}, "prompt"), ([3], {5: 1.0, VOCAB: 1.0}, "logit_bias")]
+)
+async def test_ids_that_only_the_tokenizer_has_are_refused_before_they_fail_a_step(
+    start_engine: StartEngine, prompt: list[int], bias: dict[int, float], param: str
+) -> None:
+    engine = start_engine(make_model())
+    running = engine.submit([3, 4], GREEDY)
+    with pytest.raises(RequestError, match="the model has 1024 ids") as caught:
+        await collect(engine.submit(prompt, SamplingParams(logit_bias=bias)))
+    assert caught.value.param == param
+    assert (await collect(running))[0].tokens == reference(make_model(), [3, 4], 8)
+    assert engine.stats().faults == 0
+
+
+async def test_a_step_with_too_few_tokens_is_a_fault_of_its_rows(start_engine: StartEngine) -> None:
+    broken = threading.Event()
+    engine = start_engine(gated(lambda logits: logits[..., :-1, :] if broken.is_set() else logits), max_rows=2)
+    running = [engine.submit([3, 4], LONG), engine.submit([3, 9], LONG)]
+    for generation in running:
+        await anext(generation.outputs())
+    broken.set()
+    for generation in running:
+        with pytest.raises(GenerationFailed):
+            await asyncio.wait_for(collect(generation), 60)
+    broken.clear()
+    assert await greedy(engine, [3, 4], 8) == reference(make_model(), [3, 4], 8)
+    assert engine.stats().faults == 1
+
+
+async def test_what_breaks_the_thread_keeps_nobody_behind_it_from_being_told() -> None:
+    held, release = threading.Event(), threading.Event()
+
+    def hold(logits: torch.Tensor) -> torch.Tensor:
+        held.set()
+        assert release.wait(60)
+        return logits
+
+    class Unknown(Generation):
+        def __hash__(self) -> int:
+            raise RuntimeError("no such request")
+
+    release.set()
+    engine = Engine(gated(hold), SMALL, eos_token_ids=frozenset())
+    engine.start()
+    release.clear()
+    held.clear()
+    running = engine.submit([3, 4], LONG)
+    assert await asyncio.to_thread(held.wait, 60)
+    for _ in range(2):
+        engine.reject(Unknown(1, 1, lambda *_: None), EngineUnwell("gone"))
+    behind = engine.submit([3, 4], LONG)
+    release.set()
+    for generation in (running, behind):
+        with pytest.raises(EngineUnwell):
+            await asyncio.wait_for(collect(generation), 60)
+    engine.stop()
+    assert not engine.healthy
+
+
+async def test_a_fault_of_the_gpu_ends_the_thread_and_everybody_is_told() -> None:
+    fault = Fault()
+    engine = Engine(gated(fault), SMALL, eos_token_ids=frozenset())
+    engine.start()
+    running, waiting = engine.submit([3, 4], LONG), engine.submit([5], LONG)
+    await anext(running.outputs())
+    fault.armed = RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")
+    with pytest.raises(GenerationFailed):
+        await asyncio.wait_for(collect(running), 60)
+    with pytest.raises(EngineUnwell):
+        await asyncio.wait_for(collect(waiting), 60)
+    engine.join()
+    assert not engine.healthy
 
 
 async def test_repeated_faults_make_it_unwell_until_a_step_succeeds(start_engine: StartEngine) -> None:
@@ -157,7 +233,7 @@ def test_a_model_that_cannot_run_says_so_at_start() -> None:
     fault = Fault()
     fault.armed = RuntimeError("no such kernel")
     engine = Engine(gated(fault), SMALL, eos_token_ids=frozenset())
-    with pytest.raises(RuntimeError, match="no such kernel"):
+    with pytest.raises(LoadError, match="family mistral fails: RuntimeError: no such kernel"):
         engine.start()
 
 

@@ -9,7 +9,7 @@ import psutil
 
 from tests.engine.conftest import StartEngine, collect, make_model
 from truss_model.engine.engine import Engine
-from truss_model.engine.params import SamplingParams
+from truss_model.engine.sampling_params import SamplingParams
 
 MEGABYTE = 1 << 20
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from truss_model.prompt import ChatTokenizer, load_tokenizer
+from truss_model.tokenizer.chat_tokenizer import ChatTokenizer, load_tokenizer
 
 
 @pytest.fixture(scope="session")

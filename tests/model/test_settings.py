@@ -10,7 +10,7 @@ from truss_model.settings import ModelSettings, ServingSettings, Settings, read_
 
 def test_an_empty_config_gives_the_defaults() -> None:
     assert read_settings({}, {}) == Settings()
-    assert read_settings({"model_metadata": None}, {"PATH": "/bin"}) == Settings()
+    assert read_settings({"model_metadata": None}, {"PATH": "/bin", "TRUSS_MODEL_CPU_KERNELS": "0"}) == Settings()
 
 
 def test_sections_of_the_config_are_read_and_the_rest_is_the_platforms() -> None:
@@ -56,6 +56,8 @@ def test_the_environment_wins_over_the_config() -> None:
         ({"serving": {"default_max_tokens": True}}, {}, "model_metadata.serving.default_max_tokens"),
         ({"serving": {"default_max_tokens": 0}}, {}, "model_metadata.serving.default_max_tokens"),
         ({"serving": {"default_max_tokens": 9, "maximum_max_tokens": 8}}, {}, "default_max_tokens"),
+        ({"serving": {"max_stop_strings": 65}}, {}, "model_metadata.serving.max_stop_strings"),
+        ({"serving": {"max_tokens_over_context": "drop"}}, {}, "model_metadata.serving.max_tokens_over_context"),
         ({"serving": {"keepalive_seconds": 16}}, {}, "model_metadata.serving.keepalive_seconds"),
         ({"engine": {"kv_cache_fraction": 1.5}}, {}, "model_metadata.engine.kv_cache_fraction"),
         ({"engine": {"max_queue": -1}}, {}, "model_metadata.engine.max_queue"),

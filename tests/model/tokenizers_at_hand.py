@@ -9,10 +9,11 @@ import mistral_common
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from truss_model.mistral_tokenizer import MistralTokenizer
-from truss_model.tool_format import ToolFormat
-from truss_model.tools import NO_TOOLS, ToolUse
-from truss_model.vocabulary import Vocabulary
+from truss_model.request.messages import Message
+from truss_model.request.tools import NO_TOOLS, ToolUse
+from truss_model.tokenizer.mistral import MistralTokenizer
+from truss_model.tokenizer.tool_format import ToolFormat
+from truss_model.tokenizer.vocabulary import Vocabulary
 
 VENDOR_FILES = {
     "v1": "tokenizer.model.v1",
@@ -104,6 +105,7 @@ class SpelledTokenizer:
     spelling: Sequence[bytes | None]
     tool_format: ToolFormat | None = None
     eos_token_ids: frozenset[int] = field(default=frozenset())
+    continues_last_answer: bool = False
 
     @property
     def vocab_size(self) -> int:
@@ -114,9 +116,7 @@ class SpelledTokenizer:
         special = frozenset(index for index, data in enumerate(self.spelling) if data is None)
         return Vocabulary([data or b"" for data in self.spelling], special)
 
-    def encode_chat(
-        self, messages: object, tools: ToolUse = NO_TOOLS, *, continue_final_message: bool = False
-    ) -> list[int]:
+    def encode_chat(self, turns: Sequence[Message], tools: ToolUse = NO_TOOLS) -> list[int]:
         raise NotImplementedError("its tests make ids themselves")
 
     def encode_text(self, text: str) -> list[int]:

@@ -10,8 +10,7 @@ import pytest
 from openai import BadRequestError, NotFoundError
 from openai.resources.chat.completions import AsyncCompletions
 
-from bridge_adapter.openai_types import CHAT
-from bridge_adapter.schemas import REQUESTS
+from bridge_adapter.openai_api.operations import OPERATIONS
 from tests.adapter.harness import Bridge, running_bridge, settings_for
 from tests.adapter.stub import Stub
 
@@ -129,7 +128,7 @@ async def test_the_official_client_raises_its_own_errors(bridge: Bridge) -> None
 async def test_unknown_fields_can_be_dropped(stub: Stub) -> None:
     async with running_bridge(settings_for(stub.url, model={"unknown_fields": "drop"})) as bridge:
         answered = await bridge.chat(foo=1, guided_json={})
-        metrics = bridge.service.observer.metrics.text().decode()
+        metrics = bridge.state.observer.metrics.text().decode()
     assert answered.status == 200
     assert answered.headers["x-bridge-dropped-fields"] == "foo,guided_json"
     assert 'bridge_dropped_fields_total{model="m"} 2.0' in metrics
@@ -156,12 +155,16 @@ async def test_defaults_and_caps(stub: Stub) -> None:
 
 def test_every_field_of_the_official_client_is_known() -> None:
     parameters = set(inspect.signature(AsyncCompletions.create).parameters)
-    assert parameters - {"self", "extra_headers", "extra_query", "extra_body", "timeout"} <= set(CHAT)
+    assert (
+        parameters - {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
+        <= OPERATIONS["/chat/completions"].known
+    )
 
 
 def test_the_documented_fields_are_the_accepted_ones() -> None:
     refused = {"audio", "prediction", "web_search_options", "moderation", "prompt_cache_options"}
-    assert set(REQUESTS["/chat/completions"]["properties"]) == set(CHAT) - refused
+    chat = OPERATIONS["/chat/completions"]
+    assert set(chat.schema["properties"]) == chat.known - refused
 
 
 async def test_the_docs_describe_every_route(bridge: Bridge) -> None:

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 from openai.types import Completion
 
-from bridge_adapter.completions import COMPLETIONS
-from bridge_adapter.schemas import REQUESTS
+from bridge_adapter.openai_api.operations import OPERATIONS
 from tests.adapter.harness import Answered, Bridge
 from tests.adapter.stub import Request, Stub, Wire, answer, line, replies, sends, usage
 
@@ -127,8 +126,10 @@ async def test_best_of_shows_the_likeliest(bridge: Bridge, stub: Stub) -> None:
         ({"prompt": [[1], [-1]]}, "prompt[1][0]", "integer_below_min_value"),
         ({"suffix": "x"}, "suffix", "unsupported_parameter"),
         ({"logprobs": 6}, "logprobs", "integer_above_max_value"),
-        ({"echo": True, "logprobs": 1}, "echo", "unsupported_parameter"),
-        ({"echo": True, "prompt": [1]}, "echo", None),
+        ({"max_tokens": 0}, "max_tokens", "integer_below_min_value"),
+        ({"max_tokens": 0, "logprobs": 1}, "max_tokens", "integer_below_min_value"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs", "integer_above_max_value"),
+        ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs", "invalid_parameter_combination"),
         ({"best_of": 1, "n": 2}, "best_of", None),
         ({"best_of": 2, "stream": True}, "best_of", None),
         ({"messages": []}, "messages", "unknown_parameter"),
@@ -157,4 +158,5 @@ async def test_the_official_client(bridge: Bridge) -> None:
 
 
 def test_the_documented_fields_are_the_accepted_ones() -> None:
-    assert set(REQUESTS["/completions"]["properties"]) == set(COMPLETIONS) - {"suffix"}
+    completions = OPERATIONS["/completions"]
+    assert set(completions.schema["properties"]) == completions.known

@@ -9,8 +9,8 @@ from openai.resources.responses import AsyncResponses
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from bridge_adapter.responses_types import RESPONSES
-from bridge_adapter.schemas import REQUESTS
+from bridge_adapter.openai_api.operations import OPERATIONS
+from bridge_adapter.openai_api.parameter import refuse
 from tests.adapter.harness import Answered, Bridge
 from tests.adapter.stub import Stub, answer, line, replies, sends, usage
 
@@ -204,7 +204,7 @@ async def test_noise(bridge: Bridge) -> None:
             "unsupported_value",
         ),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type", "unsupported_value"),
-        ({"input": [{"type": "function_call_output", "call_id": "a", "output": "x"}]}, "input[0].tool_call_id", None),
+        ({"input": [{"type": "function_call_output", "call_id": "a", "output": "x"}]}, "input", None),
         ({"store": True}, "store", "unsupported_parameter"),
         ({"background": True}, "background", "unsupported_parameter"),
         ({"previous_response_id": "resp_1"}, "previous_response_id", "unsupported_parameter"),
@@ -240,10 +240,12 @@ async def test_the_official_client(bridge: Bridge) -> None:
 
 def test_every_field_of_the_official_client_is_known() -> None:
     parameters = set(inspect.signature(AsyncResponses.create).parameters)
-    assert parameters - {"self", "extra_headers", "extra_query", "extra_body", "timeout"} <= set(RESPONSES)
+    assert (
+        parameters - {"self", "extra_headers", "extra_query", "extra_body", "timeout"} <= OPERATIONS["/responses"].known
+    )
 
 
 def test_the_documented_fields_are_the_accepted_ones() -> None:
-    documented = set(REQUESTS["/responses"]["properties"])
-    assert documented <= set(RESPONSES)
-    assert {name for name in set(RESPONSES) - documented if "refuse" not in RESPONSES[name].__name__} == set()
+    responses = OPERATIONS["/responses"]
+    refused = {parameter.name for parameter in responses.parameters if parameter.check is refuse}
+    assert set(responses.schema["properties"]) == responses.known - refused

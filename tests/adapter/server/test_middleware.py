@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bridge_adapter.edge import Edge
-from bridge_adapter.service import Service
+from bridge_adapter.server.middleware import RequestMiddleware
+from bridge_adapter.server.state import AdapterState
 from tests.adapter.harness import settings_for
 
 CONTENT = "words of a message"
@@ -25,7 +25,7 @@ async def unexpected_halfway(scope: Scope, receive: Receive, send: Send) -> None
 
 
 async def sent_by(app: ASGIApp) -> list[MutableMapping[str, Any]]:
-    service = Service(settings_for("http://127.0.0.1:1"))
+    service = AdapterState(settings_for("http://127.0.0.1:1"))
     sent: list[MutableMapping[str, Any]] = []
 
     async def send(message: MutableMapping[str, Any]) -> None:
@@ -35,7 +35,7 @@ async def sent_by(app: ASGIApp) -> list[MutableMapping[str, Any]]:
         return {"type": "http.disconnect"}
 
     scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"x-request-id", b"mine-1")]}
-    await Edge(app, service)(scope, receive, send)
+    await RequestMiddleware(app, service)(scope, receive, send)
     assert service.in_flight == 0
     return sent
 
@@ -52,7 +52,7 @@ async def test_an_unexpected_error_is_a_500_and_its_message_stays_inside(caplog:
             "code": None,
         }
     }
-    assert "request_id=mine-1 failed: ValueError at edge.py:" in caplog.text
+    assert "request_id=mine-1 failed: ValueError at middleware.py:" in caplog.text
     assert CONTENT not in caplog.text
 
 

@@ -17,20 +17,20 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Waiting:
-    """A Truss that sends `first`, then nothing; tells when it was asked and when the adapter left."""
+    """A Truss that sends `first`, then nothing. `asked` and `left`: requests that came, and that the adapter left."""
 
     def __init__(self, first: bytes) -> None:
         self._first = first
-        self.asked = asyncio.Event()
-        self.left = asyncio.Event()
+        self.asked = asyncio.Semaphore(0)
+        self.left = asyncio.Semaphore(0)
 
     async def __call__(self, request: Request, wire: Wire) -> None:
         if self._first:
             await wire.start()
             await wire.piece(self._first)
-        self.asked.set()
+        self.asked.release()
         await wire.peer_left()
-        self.left.set()
+        self.left.release()
 
 
 @asynccontextmanager
@@ -56,12 +56,12 @@ async def test_a_client_that_leaves_frees_the_truss(stub: Stub, stream: bool, fi
     stub.play = truss
     async with running_bridge(settings_for(stub.url)) as bridge:
         async with raw_request(bridge, stream=stream) as (reader, _):
-            await asyncio.wait_for(truss.asked.wait(), LONG_ENOUGH)
+            await asyncio.wait_for(truss.asked.acquire(), LONG_ENOUGH)
             if first:
                 await reader.readuntil(b"Hel")
-        await asyncio.wait_for(truss.left.wait(), LONG_ENOUGH)
+        await asyncio.wait_for(truss.left.acquire(), LONG_ENOUGH)
         await bridge.idle()
-        metrics = bridge.service.observer.metrics.text().decode()
+        metrics = bridge.state.observer.metrics.text().decode()
     assert 'bridge_cancels_total{model="m",route="chat.completions"} 1.0' in metrics
     assert "bridge_in_flight 0.0" in metrics
 
@@ -85,8 +85,10 @@ async def test_all_calls_of_a_fan_out_are_left(stub: Stub) -> None:
     stub.play = truss
     async with running_bridge(settings_for(stub.url, model={"dialect": "text"})) as bridge:
         async with raw_request(bridge, n=4, stream=True):
-            while len(stub.requests) < 4:
-                await asyncio.sleep(0.01)
+            for _ in range(4):
+                await asyncio.wait_for(truss.asked.acquire(), LONG_ENOUGH)
+        for _ in range(4):
+            await asyncio.wait_for(truss.left.acquire(), LONG_ENOUGH)
         await bridge.idle()
 
 
@@ -200,7 +202,7 @@ async def test_a_truss_that_ends_late_is_kept_and_nobody_is_said_to_have_left(st
             assert (await bridge.chat(stream=True)).text == "whole"
             client_has_it.set()
             await bridge.idle()
-        metrics = bridge.service.observer.metrics.text().decode()
+        metrics = bridge.state.observer.metrics.text().decode()
     assert stub.connections == 1
     assert "bridge_cancels_total{" not in metrics
 
@@ -223,7 +225,7 @@ async def test_a_client_that_leaves_within_its_body(bridge: Bridge, stub: Stub) 
     _, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"POST /v1/chat/completions HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{")
     await writer.drain()
-    while not bridge.service.in_flight:
+    while not bridge.state.in_flight:
         await asyncio.sleep(0.01)
     writer.close()
     await bridge.idle()
@@ -256,7 +258,7 @@ async def test_hundreds_of_slow_streams(stub: Stub) -> None:
     async with running_bridge(settings_for(stub.url)) as bridge:
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as http:
-            many = Bridge(bridge.url, bridge.service, http, bridge.openai)
+            many = Bridge(bridge.url, bridge.state, http, bridge.openai)
             answers = await asyncio.gather(*(many.chat(stream=True) for _ in range(streams)))
     assert {answered.text for answered in answers} == {"slow and whole"}
     assert {answered.status for answered in answers} == {200}

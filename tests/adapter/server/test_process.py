@@ -8,8 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPResponse
+from contextlib import contextmanager, suppress
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,17 @@ def truss() -> Iterator[str]:
 
 
 class Process:
-    """A served settings file; `port` is found out from the socket that the process listens on."""
+    """A served settings file; `port` is that of the socket that the process listens on, `log` its standard error."""
 
-    def __init__(self, path: Path, process: subprocess.Popen[bytes], port: int) -> None:
+    def __init__(self, path: Path, process: subprocess.Popen[bytes], port: int, log: list[bytes]) -> None:
         self.path = path
         self.process = process
         self.port = port
+        self._log = log
+
+    @property
+    def log(self) -> bytes:
+        return b"".join(self._log)
 
     def connect(self) -> HTTPConnection:
         return HTTPConnection("127.0.0.1", self.port, timeout=20)
@@ -95,21 +100,25 @@ def serving(path: Path, tree: dict[str, Any], *arguments: str) -> Iterator[Proce
     path.write_text(yaml.safe_dump(tree))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
     command = [sys.executable, "-m", "bridge_adapter.cli", "serve", "--config", str(path), "--port", "0", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, start_new_session=True)
     assert process.stderr is not None
+    log: list[bytes] = []
+    drain = threading.Thread(target=log.extend, args=(process.stderr,))
     try:
         said = b""
         while not (found := re.search(rb"listens on http://127.0.0.1:(\d+)", said)):
             line = process.stderr.readline()
             assert line, said
             said += line
-        drain = threading.Thread(target=process.stderr.read)
         drain.start()
-        yield Process(path, process, int(found[1]))
+        yield Process(path, process, int(found[1]), log)
     finally:
-        process.kill()
+        # With its workers, which are of its session: an orphan would keep the standard error open.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        drain.join()
+        if drain.ident is not None:
+            drain.join()
         process.stderr.close()
 
 
@@ -117,10 +126,14 @@ def settings(truss: str, *models: str) -> dict[str, Any]:
     return {"models": {name: {"url": truss} for name in models}, "observe": {"access_log": "off"}}
 
 
-def children(pid: int) -> list[str]:
+def workers_of(pid: int) -> set[int]:
     """The workers of a parent; multiprocessing's resource tracker is no worker."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    workers = set()
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                workers.add(int(child))
+    return workers
 
 
 def eventually(holds: Callable[[], bool]) -> None:
@@ -153,7 +166,11 @@ def test_a_drain_has_an_end(truss: str, tmp_path: Path) -> None:
         connection, stream = served.chat(stream=True)
         stream.readline()
         served.process.send_signal(signal.SIGTERM)
-        served.process.wait(20)
+        with pytest.raises(HTTPException):  # the stream is cut, although the Truss goes on with it
+            stream.read()
+        assert not Truss.go.is_set()
+        assert served.process.wait(20) == -signal.SIGTERM
+        eventually(lambda: b"drain: 1 requests did not end in time" in served.log)
         connection.close()
 
 
@@ -166,6 +183,7 @@ def test_a_reload_changes_the_models_and_keeps_the_streams(truss: str, tmp_path:
         eventually(lambda: b'"n"' in served.get("/v1/models")[1])
         served.path.write_text("models: [broken")
         served.process.send_signal(signal.SIGHUP)
+        eventually(lambda: b"reload: the settings are not used" in served.log)
         assert b'"n"' in served.get("/v1/models")[1]
         Truss.go.set()
         assert stream.read().endswith(b"data: [DONE]\n\n")
@@ -189,9 +207,9 @@ def test_workers_share_a_socket_and_their_metrics(truss: str, tmp_path: Path) ->
                 in served.get("/metrics")[1]
             )
         )
-        workers = {int(pid) for pid in children(served.process.pid)}
+        workers = workers_of(served.process.pid)
         os.kill(min(workers), signal.SIGKILL)
-        eventually(lambda: len({int(pid) for pid in children(served.process.pid)} - workers) == 1)
+        eventually(lambda: len(workers_of(served.process.pid) - workers) == 1)
         eventually(lambda: b"bridge_in_flight 1.0" in served.get("/metrics")[1])
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(20) == 0
@@ -203,3 +221,12 @@ def test_a_taken_port_is_told(truss: str, tmp_path: Path, capsys: pytest.Capture
     port = truss.rpartition(":")[2]
     assert main(["serve", "--config", str(path), "--port", port]) == 1
     assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+
+
+def test_a_process_that_is_killed_leaves_no_worker_to_wait_for(truss: str, tmp_path: Path) -> None:
+    """Of the tests' own: what a failing test leaves behind must not keep its reader waiting."""
+    with serving(tmp_path / "s.yaml", settings(truss, "m"), "--workers", "2") as served:
+        eventually(lambda: len(workers_of(served.process.pid)) == 2)
+        workers = workers_of(served.process.pid)
+        served.process.kill()
+    eventually(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))

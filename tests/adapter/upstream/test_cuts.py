@@ -1,20 +1,22 @@
 """However the network cuts a stream, the client sees the same: every byte position, and pieces drawn at random."""
 
 import json
+import re
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_adapter import upstream_errors
-from bridge_adapter.chunks import ChatChunks
-from bridge_adapter.dialects import decoder_for
-from bridge_adapter.jobs import Identity, Job, StreamOptions
-from bridge_adapter.reader import Reader
+from bridge_adapter.contract import Broken, Job, StreamOptions
+from bridge_adapter.openai_api.answers import Identity
+from bridge_adapter.openai_api.chat_stream import ChatChunks
 from bridge_adapter.settings import Dialect
-from bridge_adapter.stops import StopScanner
-from bridge_adapter.wire import Broken
+from bridge_adapter.upstream import errors as upstream_errors
+from bridge_adapter.upstream.decoders import decoder_for
+from bridge_adapter.upstream.framing import EventSplitter
+from bridge_adapter.upstream.reader import Reader
+from bridge_adapter.upstream.text_dialect import TextStopScanner
 from tests.adapter.stub import line, ndjson, usage
 
 TEXTS = ("Grüße, ", "世界 ", "👩‍👩‍👧 ", '"quoted" \\ \n\r\n', "\u2028\u0085 end")
@@ -61,6 +63,11 @@ STREAMS: dict[str, tuple[Dialect, bytes]] = {
     "openai": ("openai", SSE),
     "openai told by its look": ("auto", SSE.removeprefix(b": hello\n\n")),
     "openai in CRLF": ("openai", SSE.replace(b"\n", b"\r\n")),
+    "openai in CR": ("openai", SSE.replace(b"\n", b"\r")),
+    "openai in CR told by its look": ("auto", SSE.removeprefix(b": hello\n\n").replace(b"\n", b"\r")),
+    "openai in mixed line ends": ("openai", b"\r\n".join(SSE.replace(b"\n\n", b"\n\r").split(b"\n"))),
+    "openai after a byte order mark": ("openai", b"\xef\xbb\xbf" + SSE),
+    "openai after a byte order mark told by its look": ("auto", b"\xef\xbb\xbf" + SSE.removeprefix(b": hello\n\n")),
     "openai without [DONE]": ("openai", SSE.removesuffix(b"data: [DONE]\n\n")),
     "openai without a finish reason": ("openai", SSE.replace(b'"stop"', b"null")),
 }
@@ -73,11 +80,11 @@ def seen(dialect: Dialect, pieces: Sequence[bytes], n: int) -> bytes:
     chunks = ChatChunks(job, Identity("id", "m", 1))
     shown = b""
     for piece in pieces:
-        shown += chunks.feed(reader.feed(piece))
+        shown += chunks.render(reader.read(piece))
         if reader.fault or reader.ended:
             break
     else:
-        shown += chunks.feed(reader.end())
+        shown += chunks.render(reader.end())
     if reader.fault:
         assert isinstance(reader.fault, Broken)
         shown += chunks.fail(upstream_errors.broken(str(reader.fault)))
@@ -123,7 +130,9 @@ def test_any_pieces(name: str, data: st.DataObject) -> None:
 
 
 def test_the_texts_come_through_whole() -> None:
-    for name in ("predict", "openai", "text"):
+    for name in STREAMS:
+        if not name.startswith(("predict", "openai")) or "without" in name:
+            continue
         dialect, data = STREAMS[name]
         assert "".join(TEXTS) in joined(seen(dialect, [data], 1))
 
@@ -136,6 +145,32 @@ def test_what_does_not_end_well_is_an_error(name: str) -> None:
     assert done == b"data: [DONE]"
 
 
+_sse = st.lists(st.sampled_from([b"\xef\xbb\xbf", b"data", b":", b" ", b"x", b"\r", b"\n", b"\r\n"]), max_size=24)
+
+
+def events_by_the_standard(stream: bytes) -> list[bytes]:
+    """The WHATWG algorithm over a whole stream. An unfinished last event is dispatched: peers forget its empty line."""
+    events, data = [], list[bytes]()
+    for read in [*re.split(rb"\r\n|\r|\n", stream.removeprefix(b"\xef\xbb\xbf")), b""]:
+        name, _, value = read.partition(b":")
+        if name == b"data":
+            data.append(value.removeprefix(b" "))
+        if not read:
+            events += [b"\n".join(data)] if data else []
+            data = []
+    return events
+
+
+@given(_sse.map(b"".join), st.data())
+def test_events_are_those_of_the_standard_wherever_they_are_cut(stream: bytes, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=12)))
+    splitter = EventSplitter(10_000)
+    events: list[bytes] = []
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        events += splitter.split(stream[start:end])
+    assert events + splitter.flush() == events_by_the_standard(stream)
+
+
 _few = st.text("abc", max_size=30)
 _stops = st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=4)
 
@@ -144,11 +179,11 @@ _stops = st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=4
 def test_stop_strings_are_found_wherever_the_text_is_cut(text: str, stops: list[str], data: st.DataObject) -> None:
     met = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
     cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=8)))
-    scanner = StopScanner(stops)
+    scanner = TextStopScanner(stops)
     shown = ""
     for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
         if not scanner.stopped:
-            shown += scanner.feed(text[start:end])
+            shown += scanner.scan(text[start:end])
     if not scanner.stopped:
         shown += scanner.flush()
     assert scanner.stopped == bool(met)

@@ -35,13 +35,7 @@ async def test_a_classic_truss(stub: Stub, parts: dict[str, Any]) -> None:
     choice = plain.json["choices"][0]
     assert choice["message"]["content"] == streamed.text == "In Texas, at Globe Life Field…"
     assert choice["finish_reason"] == streamed.chunks[-2]["choices"][0]["finish_reason"] == "stop"
-    zero = {
-        "prompt_tokens": 0,
-        "completion_tokens": 0,
-        "total_tokens": 0,
-        "prompt_tokens_details": {"cached_tokens": 0},
-    }
-    assert plain.json["usage"] == streamed.chunks[-1]["usage"] == zero
+    assert plain.json["usage"] is streamed.chunks[-1]["usage"] is None  # such a Truss counts nothing
     assert again.status == 200
     assert stub.last["max_new_tokens"] == 9
 
@@ -179,6 +173,18 @@ async def test_a_truss_that_answers_chat_completions_is_repaired(stub: Stub, dia
     assert streamed.chunks[-1]["usage"]["total_tokens"] == 3
     assert stub.last["model"] == "theirs"
     assert stub.last["stream_options"] == {"include_usage": True}
+
+
+async def test_usage_that_a_server_of_openais_api_does_not_tell_is_null(stub: Stub) -> None:
+    chunks = CHUNKS.rpartition(b"data: ")[0]
+    async with running_bridge(settings_for(stub.url, model={"dialect": "openai"})) as bridge:
+        stub.play = replies({"choices": COMPLETION["choices"]})
+        assert (await bridge.chat()).json["usage"] is None
+        stub.play = sends(chunks, "text/event-stream")
+        options = {"include_usage": True, "continuous_usage_stats": True}
+        streamed = (await bridge.chat(stream=True, stream_options=options)).chunks
+    assert [chunk["usage"] for chunk in streamed] == [None] * len(streamed)
+    assert streamed[-1]["choices"] == []
 
 
 async def test_the_chat_route_of_a_truss_itself(stub: Stub) -> None:

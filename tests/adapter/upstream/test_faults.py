@@ -116,15 +116,15 @@ async def no_http(request: Request, wire: Wire) -> None:
 
 WHOLE: list[tuple[Play, tuple[int, dict[str, Any]]]] = [
     (page, (502, unusable("a web page"))),
-    (broken_json, (502, unusable("no JSON"))),
-    (replies([1]), (502, unusable("JSON that is no answer"))),
+    (broken_json, (502, unusable("invalid JSON"))),
+    (replies([1]), (502, unusable("JSON that is not a completion"))),
     (replies({"a": 1}), (502, unusable("JSON without choices"))),
-    (replies({"choices": []}), (502, unusable("other choices than were asked for"))),
-    (replies(answer("a", "b")), (502, unusable("other choices than were asked for"))),
-    (replies({"choices": [{"index": "x"}]}), (502, unusable("choices of an unknown shape"))),
+    (replies({"choices": []}), (502, unusable("other choices than requested"))),
+    (replies(answer("a", "b")), (502, unusable("other choices than requested"))),
+    (replies({"choices": [{"index": "x"}]}), (502, unusable("choices of an unknown form"))),
     (replies({"error": {"message": "Boom", "type": "t", "code": 5}}), (502, fault("Boom", "t"))),
     (replies({"status": "error", "message": "Boom"}), (502, fault("Boom"))),
-    (no_http, (502, unusable("no HTTP answer"))),
+    (no_http, (502, unusable("an invalid HTTP response"))),
 ]
 
 
@@ -166,7 +166,7 @@ async def test_what_is_tried_again(stub: Stub, play: Play, stream: bool) -> None
     stub.play = Flaky(play, play)
     async with running_bridge(settings_for(stub.url)) as bridge:
         answered = await bridge.chat(stream=stream)
-        metrics = bridge.service.observer.metrics.text().decode()
+        metrics = bridge.state.observer.metrics.text().decode()
     assert answered.status == 200
     assert len(stub.requests) == 3
     assert 'bridge_retries_total{model="m"} 2.0' in metrics

@@ -10,7 +10,7 @@ from tests.adapter.expect import HALF, ONCE, closed_halfway, error, fault, last_
 from tests.adapter.harness import Bridge, running_bridge, settings_for
 from tests.adapter.stub import Play, Request, Stub, Wire, line, ndjson, says, sends
 
-CUT = "The model's server broke the connection before the end of its answer."
+CUT = "The model's server closed the connection before the end of its answer."
 
 
 async def reset_halfway(request: Request, wire: Wire) -> None:
@@ -31,8 +31,8 @@ MIDSTREAM: list[tuple[Play, dict[str, Any]]] = [
     (closed_halfway, fault(CUT)),
     (quiet_end_of_text, fault(CUT)),
     (sends(HALF), unusable("the end of the stream before its last event")),
-    (sends(HALF + b"garbage\n"), unusable("a line that is no event")),
-    (sends(HALF + b"x" * 9_000_000), unusable("a line that has no end")),
+    (sends(HALF + b"garbage\n"), unusable("a line that is not an event")),
+    (sends(HALF + b"x" * 9_000_000), unusable("a line above the size limit")),
     (sends(HALF + line(event="delta", index=4, text="x")), unusable("text of a choice that is not open")),
     (
         sends(HALF + line(event="done", usage={})),
@@ -59,7 +59,7 @@ async def test_a_stream_that_fails_halfway(stub: Stub, play: Play, expected: dic
     stub.play = play
     async with running_bridge(settings_for(stub.url, model=ONCE)) as bridge:
         answered = await bridge.chat(stream=True)
-        metrics = bridge.service.observer.metrics.text().decode()
+        metrics = bridge.state.observer.metrics.text().decode()
     assert last_event(answered) == expected
     assert "bridge_upstream_errors_total{" in metrics
 
@@ -111,12 +111,15 @@ async def stall(request: Request, wire: Wire) -> None:
     await wire.peer_left()
 
 
-@pytest.mark.parametrize(("phase", "said"), [("idle", "fell silent in the middle of"), ("total", "did not finish")])
+@pytest.mark.parametrize(
+    ("phase", "said"),
+    [("idle", "stopped sending in the middle of its answer"), ("total", "did not finish its answer in time")],
+)
 async def test_a_stall(stub: Stub, phase: str, said: str) -> None:
     stub.play = stall
     async with running_bridge(settings_for(stub.url, model={"timeouts": {phase: 0.2}})) as bridge:
         answered = await bridge.chat(stream=True)
-    assert last_event(answered) == fault(f"The model's server {said} its answer in time.")
+    assert last_event(answered) == fault(f"The model's server {said}.")
 
 
 async def test_the_official_client_sees_the_error_of_a_stream(bridge: Bridge, stub: Stub) -> None:
@@ -124,6 +127,6 @@ async def test_the_official_client_sees_the_error_of_a_stream(bridge: Bridge, st
     stream: Any = await bridge.openai.chat.completions.create(
         model="m", messages=[{"role": "user", "content": "Hi"}], stream=True
     )
-    with pytest.raises(APIError, match="cannot be used"):
+    with pytest.raises(APIError, match="unusable answer"):
         async for _ in stream:
             pass

@@ -3,6 +3,7 @@
 import math
 import random
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
 
-from truss_model.engine import sampling
+from tests.engine.execution.sampling_step import SamplingStep
+from truss_model.engine.execution.sampler import Sampled
 from truss_model.engine.generation import Generation
-from truss_model.engine.params import COLDEST, SamplingParams
-from truss_model.engine.row import Row
-from truss_model.engine.sampling import Sampler
+from truss_model.engine.sampling_params import COLDEST, SamplingParams
+from truss_model.engine.scheduling.row import Row
 
 VOCAB = 50
 EOS = frozenset({2})
@@ -33,8 +34,12 @@ def logits(rows: int = 1, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
 
 
+def sampled(scores: torch.Tensor, asked: Sequence[Row], eos: frozenset[int] = EOS) -> Sampled:
+    return SamplingStep(eos, VOCAB)(scores, asked)
+
+
 def processed(scores: torch.Tensor, asked: Row) -> torch.Tensor:
-    return Sampler(EOS)._process(scores, [asked])[0]
+    return SamplingStep(EOS, VOCAB).process(scores, [asked])[0]
 
 
 class Fixed:
@@ -73,11 +78,13 @@ def test_penalties_and_bias_are_openais(
 
 
 def test_counts_follow_the_row_as_it_grows() -> None:
-    sampler, asked = Sampler(EOS), row(SamplingParams(frequency_penalty=1.0))
+    step, asked = SamplingStep(EOS, VOCAB), row(SamplingParams(frequency_penalty=1.0, temperature=0.0))
     for token in (7, 7, 9):
-        sampler._process(logits(), [asked])
-        asked.tokens.append(token)
-    got = sampler._process(logits(), [asked])[0] - logits()[0]
+        scores = logits()
+        scores[0, token] = 100
+        asked.tokens += step(scores, [asked]).tokens
+        assert asked.tokens[-1] == token
+    got = step.process(logits(), [asked])[0] - logits()[0]
     assert got[[7, 9, 8]].tolist() == pytest.approx([-2.0, -1.0, 0.0], abs=1e-5)
 
 
@@ -101,18 +108,14 @@ def test_repetition_penalty_is_transformers() -> None:
         ),
     ],
 )
-@pytest.mark.parametrize("candidates", [1024, 8], ids=["sorted whole", "likeliest first"])
-def test_draws_follow_the_distribution_of_transformers(
-    monkeypatch: pytest.MonkeyPatch, params: SamplingParams, warpers: list[object], candidates: int
-) -> None:
-    monkeypatch.setattr(sampling, "TOP_CANDIDATES", candidates)
+def test_draws_follow_the_distribution_of_transformers(params: SamplingParams, warpers: list[object]) -> None:
     expected = logits()
     for warper in warpers:
         expected = warper(torch.tensor([[5]]), expected)  # type: ignore[operator]
     shares = expected.softmax(-1)[0]
     asked, draws = row(params), 3000
-    sampler, hundred = Sampler(EOS), logits().expand(100, -1)
-    seen = Counter(token for _ in range(draws // 100) for token in sampler(hundred, [asked] * 100).tokens)
+    step, hundred = SamplingStep(EOS, VOCAB), logits().expand(100, -1)
+    seen = Counter(token for _ in range(draws // 100) for token in step(hundred, [asked] * 100).tokens)
     assert {token for token in seen if shares[token] == 0} == set()
     for token in range(VOCAB):
         deviation = 5 * math.sqrt(draws * float(shares[token]) * (1 - float(shares[token]))) + 1
@@ -122,10 +125,10 @@ def test_draws_follow_the_distribution_of_transformers(
 @pytest.mark.parametrize("temperature", [0.01, COLDEST, 1e-6, 1e-40, 6.7e-135])
 def test_the_colder_the_nearer_to_greedy(temperature: float) -> None:
     cold = [row(SamplingParams(temperature=temperature, top_p=top_p)) for top_p in (1.0, 0.0)]
-    free, held = Sampler(EOS)(1000 * logits(2), cold).tokens, {33, 49}
+    free, held = sampled(1000 * logits(2), cold).tokens, {33, 49}
     assert free == (1000 * logits(2)).argmax(-1).tolist()
     cold[0].constraint, cold[1].constraint = Fixed(held), Fixed(held)
-    assert set(Sampler(EOS)(1000 * logits(2), cold).tokens) <= held
+    assert set(sampled(1000 * logits(2), cold).tokens) <= held
 
 
 def test_greedy_rows_stay_exact_beside_sampling_rows_and_a_seed_draws_the_same_alone() -> None:
@@ -136,20 +139,20 @@ def test_greedy_rows_stay_exact_beside_sampling_rows_and_a_seed_draws_the_same_a
         row(SamplingParams(top_k=1, temperature=2.0)),
         row(SamplingParams(temperature=1.5, top_p=0.9), seed=12),
     ]
-    together = Sampler(EOS)(scores, asked).tokens
+    together = sampled(scores, asked).tokens
     assert [together[0], together[2]] == [int(scores[0].argmax()), int(scores[2].argmax())]
-    assert together[1] == Sampler(EOS)(scores[1:2], [row(asked[1].params, seed=11)]).tokens[0]
-    assert together[3] == Sampler(EOS)(scores[3:4], [row(asked[3].params, seed=12)]).tokens[0]
+    assert together[1] == sampled(scores[1:2], [row(asked[1].params, seed=11)]).tokens[0]
+    assert together[3] == sampled(scores[3:4], [row(asked[3].params, seed=12)]).tokens[0]
 
 
 def test_logprobs_are_of_the_models_own_distribution() -> None:
     params = SamplingParams(temperature=0.0, logit_bias={9: 100.0}, presence_penalty=2.0, top_logprobs=3)
     asked = [row(SamplingParams(temperature=0.0)), row(params)]
-    sampled = Sampler(EOS)(logits(2), asked)
+    made = sampled(logits(2), asked)
     expected = logits(2)[1].log_softmax(-1)
-    entry = sampled.logprobs[1]
-    assert sampled.logprobs[0] is None and entry is not None
-    assert sampled.tokens[1] == 9
+    entry = made.logprobs[1]
+    assert made.logprobs[0] is None and entry is not None
+    assert made.tokens[1] == 9
     assert entry.logprob == pytest.approx(float(expected[9]), abs=1e-5)
     values, ids = expected.topk(3)
     assert [token for token, _ in entry.top] == ids.tolist()
@@ -160,8 +163,8 @@ def test_min_tokens_holds_the_end_back() -> None:
     scores = torch.zeros(1, VOCAB)
     scores[0, 2] = 10
     params = SamplingParams(temperature=0.0, min_tokens=2)
-    assert Sampler(EOS)(scores, [row(params, generated=(4,))]).tokens != [2]
-    assert Sampler(EOS)(scores, [row(params, generated=(4, 4))]).tokens == [2]
+    assert sampled(scores, [row(params, generated=(4,))]).tokens != [2]
+    assert sampled(scores, [row(params, generated=(4, 4))]).tokens == [2]
 
 
 def test_constraints_hold_for_their_rows_only() -> None:
@@ -169,7 +172,7 @@ def test_constraints_hold_for_their_rows_only() -> None:
     asked[1].constraint, asked[2].constraint = Fixed({33, 49}), Fixed({31})
     for seed in range(20):
         scores = logits(3, seed)
-        tokens = Sampler(EOS)(scores, asked).tokens
+        tokens = sampled(scores, asked).tokens
         assert tokens[0] == int(scores[0].argmax())
         assert tokens[1] in {33, 49}
         assert tokens[2] == 31
@@ -177,5 +180,5 @@ def test_constraints_hold_for_their_rows_only() -> None:
 
 def test_the_logits_handed_in_are_not_changed() -> None:
     scores = logits()
-    Sampler(EOS)(scores, [row(SamplingParams(logit_bias={1: 5.0}, temperature=0.7, top_p=0.5))])
+    sampled(scores, [row(SamplingParams(logit_bias={1: 5.0}, temperature=0.7, top_p=0.5))])
     assert torch.equal(scores, logits())

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truss_model.engine.kv_cache import ROOT, OutOfPages, PagePool
+from truss_model.engine.scheduling.kv_cache import ROOT, OutOfPages, PagePool
 
 SIZE = 4
 

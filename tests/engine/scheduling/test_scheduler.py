@@ -1,10 +1,10 @@
 """Plans, without a model: who runs, with how many tokens, over which pages."""
 
 from truss_model.engine.generation import Generation
-from truss_model.engine.kv_cache import PagePool
-from truss_model.engine.params import SamplingParams
-from truss_model.engine.row import Row
-from truss_model.engine.scheduler import STRETCH, Scheduler, StepCosts, StepPlan
+from truss_model.engine.sampling_params import SamplingParams
+from truss_model.engine.scheduling.kv_cache import PagePool
+from truss_model.engine.scheduling.row import Row, RowStatus
+from truss_model.engine.scheduling.scheduler import STRETCH, Scheduler, StepCosts, StepPlan
 
 SIZE = 4
 
@@ -99,11 +99,29 @@ def test_the_newest_row_makes_way_and_comes_back_first() -> None:
         run(planner, planner.plan())
     planner.add(request(1, 3)[0])
     assert planner.preemptions == 1
-    assert (new.pages, new.computed, planner.waiting[0]) == ([], 0, new)
+    assert (new.pages, new.computed, new.status, planner.waiting[0]) == ([], 0, RowStatus.WAITING, new)
     assert old in planner.running
     planner.drop(old)
     plan = planner.plan()
     assert plan.admitted[0] is new
+
+
+def test_the_status_of_a_row_from_the_queue_to_its_end() -> None:
+    planner = scheduler(budget=6)
+    row = request(10, 1)[0]
+    row.params = SamplingParams(max_tokens=2)
+    planner.add(row)
+    seen = [row.status]
+    for _ in range(3):
+        plan = planner.plan()
+        seen.append(row.status)
+        run(planner, plan)
+        seen.append(row.status)
+    assert planner.plan().chunks == []  # its last token is on its way
+    planner.drop(row)
+    assert [status.name for status in [*seen, row.status]] == [
+        *("WAITING", "PREFILL", "PREFILL", "PREFILL", "DECODE", "DECODE", "LAST_TOKEN", "ENDED")
+    ]
 
 
 def test_a_dropped_row_gives_everything_back() -> None:

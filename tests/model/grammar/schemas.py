@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from truss_model.answer import Answer, Delta
-from truss_model.engine.params import TokenConstraint
-from truss_model.prompt import ChatTokenizer
-from truss_model.tools import NO_TOOLS, ToolUse
+from truss_model.engine.sampling_params import TokenConstraint
+from truss_model.output.answer import Delta, RowDecoder
+from truss_model.request.tools import NO_TOOLS, ToolUse
+from truss_model.tokenizer.chat_tokenizer import ChatTokenizer
 
 NAMES = ["id", "name", "größe", "is open", "a-b", "values", "x"]
 
@@ -125,7 +125,7 @@ class RandomModel:
         """(deltas, whether it ended itself, the ids at each point where it could have). `at_once`: end when it may."""
         size = self._tokenizer.vocab_size
         words = np.zeros((size + 31) // 32 + 2, np.int32)  # logits are often wider than the tokenizer
-        answer = Answer(self._tokenizer, tools=tools)
+        answer = RowDecoder(self._tokenizer, tools=tools)
         deltas: list[Delta] = []
         ids: list[int] = []
         ends: list[list[int]] = []
@@ -139,7 +139,7 @@ class RandomModel:
             token = eos[0] if eos and at_once else self._choose(allowed[:size])
             state.accept(token)
             ids.append(token)
-            deltas += answer.feed([token])
+            deltas += answer.decode([token])
             if token in self._tokenizer.eos_token_ids or answer.stopped:
                 return deltas + answer.finish(), True, ends
         return deltas + answer.finish(), False, ends

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -9,17 +10,18 @@ import jsonschema
 import numpy as np
 import pytest
 
-from tests.model.schemas import RandomModel, object_schema, random_schema
-from tests.model.test_text import text_of
-from tests.model.test_tool_calls import told
+from tests.model.grammar.schemas import RandomModel, object_schema, random_schema
+from tests.model.output.test_detokenizer import text_of
+from tests.model.output.test_tool_calls import told
 from tests.model.tokenizers_at_hand import SpelledTokenizer, mistral
 from truss_model.errors import GenerationFailed, RequestError
-from truss_model.grammar import GrammarCompiler
-from truss_model.prompt import ChatTokenizer
-from truss_model.tool_format import ToolFormat, ToolStyle
-from truss_model.tools import ToolUse, parse_tool_use
+from truss_model.grammar.compiler import GrammarCompiler
+from truss_model.request.response_format import JsonFormat
+from truss_model.request.tools import ToolUse, parse_tool_use
+from truss_model.tokenizer.chat_tokenizer import ChatTokenizer
+from truss_model.tokenizer.tool_format import ToolFormat, ToolStyle
 
-JSON = {"type": "json_object"}
+JSON = JsonFormat({"type": "object"}, strict=True)
 CHECKER = jsonschema.FormatChecker(["date", "uuid", "ipv4", "email"])
 
 
@@ -51,8 +53,8 @@ def model(version: str = "v3") -> RandomModel:
     return RandomModel(tokenizer(version), seed=1)
 
 
-def schema_format(schema: object, strict: bool = True) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": strict}}
+def schema_format(schema: Mapping[str, Any], strict: bool = True) -> JsonFormat:
+    return JsonFormat(schema, strict)
 
 
 def tool(name: str, parameters: object = None, strict: bool = False) -> dict[str, Any]:
@@ -149,12 +151,11 @@ def test_the_answer_may_begin_as_sentencepiece_begins_a_text() -> None:
     assert not allowed[2]
 
 
-@pytest.mark.parametrize("response_format", [None, {"type": "text"}])
 @pytest.mark.parametrize(
     "tools", [ToolUse(), parse_tool_use([tool("f")]), parse_tool_use([tool("f", strict=True)], "none")]
 )
-def test_nothing_is_constrained_without_need(response_format: object, tools: ToolUse) -> None:
-    assert compiler().compile(response_format, tools) is None
+def test_nothing_is_constrained_without_need(tools: ToolUse) -> None:
+    assert compiler().compile(None, tools) is None
 
 
 @pytest.mark.parametrize("version", ["v3", "mistral_args", "hermes"])
@@ -205,28 +206,23 @@ def test_what_cannot_be_enforced_is_refused_if_strict_and_left_to_the_model_if_n
 
 
 @pytest.mark.parametrize(
-    ("response_format", "param"),
+    "schema",
     [
-        ("json", "response_format.type"),
-        ({"type": "yaml"}, "response_format.type"),
-        ({"type": "json_schema"}, "response_format.json_schema"),
-        ({"type": "json_schema", "json_schema": {"name": "x"}}, "response_format.json_schema"),
-        (schema_format({}, strict="yes"), "response_format.json_schema.strict"),  # type: ignore[arg-type]
-        (schema_format({"type": "strong"}), "response_format"),
-        (schema_format({"type": 5}), "response_format"),
-        (schema_format({"properties": []}), "response_format"),
-        (schema_format({"type": "string", "pattern": "("}), "response_format"),
-        (schema_format({"type": "string", "pattern": "(?=a)b"}), "response_format"),
-        (schema_format({"$ref": "#/$defs/nowhere"}), "response_format"),
-        (schema_format({"$ref": "http://localhost/schema"}), "response_format"),
-        (schema_format({"$ref": "#"}), "response_format"),
-        (schema_format({"type": "integer", "minimum": 5, "maximum": 4}), "response_format"),
+        {"type": "strong"},
+        {"type": 5},
+        {"properties": []},
+        {"type": "string", "pattern": "("},
+        {"type": "string", "pattern": "(?=a)b"},
+        {"$ref": "#/$defs/nowhere"},
+        {"$ref": "http://localhost/schema"},
+        {"$ref": "#"},
+        {"type": "integer", "minimum": 5, "maximum": 4},
     ],
 )
-def test_a_format_that_cannot_be_met_is_refused(response_format: object, param: str) -> None:
+def test_a_schema_that_cannot_be_met_is_refused(schema: dict[str, Any]) -> None:
     with pytest.raises(RequestError) as refused:
-        compiler().compile(response_format)
-    assert (refused.value.param, refused.value.status) == (param, 400)
+        compiler().compile(schema_format(schema))
+    assert (refused.value.param, refused.value.status) == ("response_format", 400)
 
 
 def test_the_tool_at_fault_is_named() -> None:
@@ -277,8 +273,12 @@ def test_a_hostile_schema_is_refused_or_harmless(name: str) -> None:
         assert len(error.message) < 400
 
 
-def test_a_mask_of_the_wrong_width_is_a_fault() -> None:
+@pytest.mark.parametrize("words", [1023, 1025])
+def test_a_model_may_have_fewer_or_more_ids_than_the_tokenizer(words: int) -> None:
     factory = compiler().compile(JSON)
     assert factory is not None
-    with pytest.raises(ValueError, match="1024 words"):
-        factory().fill(np.zeros(1023, np.int32))
+    own, models = np.zeros(1024, np.int32), np.full(words, -1, np.int32)
+    factory().fill(own)
+    factory().fill(models)
+    assert own.any()
+    assert models.tolist() == [*own, 0][:words]

@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from truss_model.errors import LoadError
 from truss_model.loading import load_model
+from truss_model.loading.cuda import CudaState
 from truss_model.loading.demo import demo_folder
+from truss_model.loading.weights import Sources
 from truss_model.settings import ModelSettings, Quantization
 
 CPU = ModelSettings(device="cpu")
@@ -108,7 +110,9 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
+from truss_model.loading.cuda import CudaState
 from truss_model.loading.demo import demo_folder
+from truss_model.loading.weights import Sources
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 demo_folder(Path(sys.argv[1]))
 """
@@ -123,3 +127,32 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_made(tmp_path: Path) -> Non
 def test_a_converted_demo_model_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "SmolLM2-135M-Instruct").mkdir()
     assert demo_folder(tmp_path) == tmp_path / "SmolLM2-135M-Instruct"
+
+
+NO_GPU = CudaState("2.13.0+cu130", "13.0", "550.90.07", "The NVIDIA driver on your system is too old.")
+A10G: dict[str, Any] = {"resources": {"accelerator": "A10G"}}
+
+
+@pytest.mark.parametrize("weights", ["mounted", "path", "hub"])
+def test_an_accelerator_that_cannot_be_used_is_an_error_before_anything_is_downloaded(
+    tiny_mistral: Path, weights: str
+) -> None:
+    mount = {"weights": [{"source": "hf://o/n", "mount_location": str(tiny_mistral)}]}
+    hub = {"weights": [{"source": "hf://o/n", "mount_location": "/nothing/here"}]}
+    config = {"mounted": A10G | mount, "path": A10G, "hub": A10G | hub}[weights]
+    settings = ModelSettings(path=tiny_mistral if weights == "path" else None)
+    with pytest.raises(LoadError, match=r"accelerator in config.yaml is A10G, .* driver is 550.90.07; .* needs 580"):
+        load_model(settings, config, None, cuda=NO_GPU)
+
+
+def test_a_machine_without_a_gpu_falls_back_and_says_so(tiny_mistral: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loaded = load_model(ModelSettings(path=tiny_mistral, demo_fallback=True), A10G, None, cuda=NO_GPU)
+    assert loaded.model.device.type == "cpu"
+    assert (
+        "resources.accelerator in config.yaml is A10G, but there is no usable GPU: serving from the CPU." in caplog.text
+    )
+
+
+def test_the_demo_model_needs_no_accelerator(tiny_mistral: Path) -> None:
+    sources = Sources(demo=lambda: tiny_mistral)
+    assert load_model(ModelSettings(id="demo"), A10G, None, sources, NO_GPU).model.device.type == "cpu"

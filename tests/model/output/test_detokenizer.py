@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.model.tokenizers_at_hand import SpelledTokenizer, chatml_folder, metaspace_folder, mistral
-from truss_model.answer import Answer, Delta, TextDelta
 from truss_model.engine.generation import TokenLogprob
-from truss_model.prompt import ChatTokenizer, load_tokenizer
-from truss_model.template_tokenizer import TemplateTokenizer
-from truss_model.text import Utf8Decoder
+from truss_model.output.answer import Delta, RowDecoder, TextDelta
+from truss_model.output.detokenizer import Utf8Decoder
+from truss_model.tokenizer.chat_tokenizer import ChatTokenizer, load_tokenizer
+from truss_model.tokenizer.template import TemplateTokenizer
 
 # Little enough variety that stop strings, their beginnings and repeats of them are met all the time.
 TEXTS = st.text(alphabet="ab\n é🙂", max_size=24)
@@ -25,8 +25,8 @@ def text_of(deltas: Sequence[Delta]) -> str:
 
 
 def answer_text(tokenizer: ChatTokenizer, token_ids: Sequence[int], **options: Any) -> str:
-    answer = Answer(tokenizer, **options)
-    return text_of([delta for token_id in token_ids for delta in answer.feed([token_id])] + answer.finish())
+    answer = RowDecoder(tokenizer, **options)
+    return text_of([delta for token_id in token_ids for delta in answer.decode([token_id])] + answer.finish())
 
 
 def cut_into(data: bytes, cuts: Sequence[int]) -> list[bytes]:
@@ -46,7 +46,7 @@ def before_stop(text: str, stop: Sequence[str]) -> str:
 @given(st.binary(max_size=24), st.lists(st.integers(0, 24)))
 def test_bytes_in_any_cut_decode_as_a_whole(data: bytes, cuts: list[int]) -> None:
     decoder = Utf8Decoder()
-    assert "".join(map(decoder.feed, cut_into(data, cuts))) + decoder.flush() == data.decode(errors="replace")
+    assert "".join(map(decoder.decode, cut_into(data, cuts))) + decoder.flush() == data.decode(errors="replace")
 
 
 @pytest.mark.parametrize("version", ["v1", "v2", "v3", "v7", "tekken"])
@@ -102,10 +102,10 @@ def test_a_leading_space_is_text_where_the_answer_continues_one() -> None:
 @given(TEXTS, STOPS, st.lists(st.integers(0, 100)))
 def test_no_stop_string_is_shown_in_any_cut(text: str, stop: list[str], cuts: list[int]) -> None:
     pieces = cut_into(text.encode(), cuts)
-    answer = Answer(SpelledTokenizer(pieces), stop=stop)
+    answer = RowDecoder(SpelledTokenizer(pieces), stop=stop)
     shown = ""
     for token_id in range(len(pieces)):
-        shown += text_of(answer.feed([token_id]))
+        shown += text_of(answer.decode([token_id]))
         assert before_stop(text, stop).startswith(shown)
     assert shown + text_of(answer.finish()) == before_stop(text, stop)
     assert answer.stopped == (before_stop(text, stop) != text)
@@ -114,20 +114,20 @@ def test_no_stop_string_is_shown_in_any_cut(text: str, stop: list[str], cuts: li
 @given(TEXTS, STOPS, st.lists(st.integers(0, 100)), st.integers(1, 5))
 def test_the_delivery_of_tokens_changes_no_text(text: str, stop: list[str], cuts: list[int], batch: int) -> None:
     pieces = cut_into(text.encode(), cuts)
-    answer = Answer(SpelledTokenizer(pieces), stop=stop)
+    answer = RowDecoder(SpelledTokenizer(pieces), stop=stop)
     deltas: list[Delta] = []
     for start in range(0, len(pieces), batch):
-        deltas += answer.feed(range(start, min(start + batch, len(pieces))))
+        deltas += answer.decode(range(start, min(start + batch, len(pieces))))
     assert text_of(deltas + answer.finish()) == before_stop(text, stop)
 
 
 @given(TEXTS, STOPS, st.lists(st.integers(0, 100)))
 def test_each_delta_shows_its_own_tokens_bytes(text: str, stop: list[str], cuts: list[int]) -> None:
     pieces = cut_into(text.encode(), cuts)
-    answer = Answer(SpelledTokenizer(pieces), stop=stop)
+    answer = RowDecoder(SpelledTokenizer(pieces), stop=stop)
     deltas: list[Delta] = []
     for token_id in range(len(pieces)):
-        deltas += answer.feed([token_id], [TokenLogprob(-float(token_id))])
+        deltas += answer.decode([token_id], [TokenLogprob(-float(token_id))])
     deltas += answer.finish()
     tokens = [token for delta in deltas if isinstance(delta, TextDelta) for token in delta.tokens]
     for delta in deltas:
@@ -140,8 +140,8 @@ def test_each_delta_shows_its_own_tokens_bytes(text: str, stop: list[str], cuts:
 
 def test_text_comes_as_soon_as_it_is_certain() -> None:
     spelling = [b"Hel", b"lo \xf0\x9f", b"\x99\x82", b" EN", b"JOY", b" E", b"ND", b"rest"]
-    answer = Answer(SpelledTokenizer(spelling), stop=["END"])
-    shown = [text_of(answer.feed([token_id])) for token_id in range(8)]
+    answer = RowDecoder(SpelledTokenizer(spelling), stop=["END"])
+    shown = [text_of(answer.decode([token_id])) for token_id in range(8)]
     assert shown == ["Hel", "", "lo 🙂", "", " ENJOY", "", " ", ""]
     assert answer.stopped
     assert answer.finish_reason("stop") == "stop"
@@ -162,7 +162,18 @@ def test_ids_beyond_the_tokenizer_are_no_text() -> None:
 def test_a_long_stop_string_costs_one_step_a_byte() -> None:
     stop = "a" * 100_000 + "b"
     pieces = [b"a" * 50] * 2_100
-    answer = Answer(SpelledTokenizer(pieces), stop=[stop])
-    shown = sum(len(text_of(answer.feed([token_id]))) for token_id in range(len(pieces)))
+    answer = RowDecoder(SpelledTokenizer(pieces), stop=[stop])
+    shown = sum(len(text_of(answer.decode([token_id]))) for token_id in range(len(pieces)))
     assert shown == 5_000
     assert text_of(answer.finish()) == "a" * 100_000
+
+
+def test_what_is_cut_inside_a_character_ends_before_it() -> None:
+    pieces = [b"a\xf0", b"\x9f", b"b", b"\xf0\x9f"]
+    answer = RowDecoder(SpelledTokenizer(pieces))
+    assert answer.decode([0, 1], [TokenLogprob(-1.0)] * 2) == []
+    (delta,) = answer.finish(cut=True)
+    assert isinstance(delta, TextDelta)
+    assert (delta.text, [(token.token_id, token.data) for token in delta.tokens]) == ("a", [(0, b"a")])
+    answer = RowDecoder(SpelledTokenizer(pieces))
+    assert text_of(answer.decode([2, 3]) + answer.finish(cut=True)) == "b"

@@ -1,22 +1,26 @@
 import json
 
-from truss_model.answer import ShownToken, TextDelta, ToolCallDelta
-from truss_model.engine.generation import TokenLogprob
+from truss_model.engine.generation import PromptScore, TokenLogprob
 from truss_model.errors import EngineUnwell, RequestError
-from truss_model.events import (
-    Choice,
+from truss_model.output.answer import ShownToken, TextDelta, ToolCallDelta
+from truss_model.output.events import (
+    KEEP_ALIVE,
+    AnswerEvent,
+    DoneEvent,
+    ErrorEvent,
+    FinishEvent,
+    PromptEvent,
+    RowAnswer,
+    StartEvent,
+    TextEvent,
+    ToolCallEvent,
     Usage,
-    done_line,
     error_body,
-    error_line,
-    finish_line,
+    lines,
     result,
-    start_line,
-    text_line,
-    tool_call_line,
 )
-from truss_model.logprobs import logprob_entry
-from truss_model.vocabulary import Vocabulary
+from truss_model.output.logprobs import logprob_entry, prompt_entries
+from truss_model.tokenizer.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(
     tokens=[b"", b"a", b" b", b"\xf0\x9f", b" c"], special_ids=frozenset({0}), space_marked=frozenset({2, 4})
@@ -24,20 +28,21 @@ VOCABULARY = Vocabulary(
 NOTHING = float("-inf")
 
 
-def test_every_line_is_one_json_object() -> None:
-    usage = Usage(prompt_tokens=3, completion_tokens=2, cached_tokens=1)
-    lines = [
-        start_line(3, 1, "m"),
-        text_line(0, TextDelta("é\n\u2028"), None, 2),
-        text_line(1, TextDelta("x"), [], 1),
-        tool_call_line(0, ToolCallDelta(0, "id", "name", "{"), 4),
-        tool_call_line(0, ToolCallDelta(0, arguments="}"), 1),
-        finish_line(0, "tool_calls"),
-        done_line(usage),
-        error_line(EngineUnwell("no")),
+def test_every_event_is_one_line_of_json() -> None:
+    events: list[AnswerEvent] = [
+        StartEvent(3, 1, "m"),
+        TextEvent(0, "é\n\u2028", 2),
+        TextEvent(1, "x", 1, []),
+        ToolCallEvent(0, 0, "id", "name", "{", 4),
+        ToolCallEvent(0, 0, None, None, "}", 1),
+        FinishEvent(0, "tool_calls"),
+        DoneEvent(Usage(prompt_tokens=3, completion_tokens=2, cached_tokens=1)),
+        ErrorEvent(EngineUnwell("no")),
     ]
-    assert all(line.endswith("\n") and line.count("\n") == 1 for line in lines)
-    assert [json.loads(line) for line in lines] == [
+    written = [lines([event]) for event in events]
+    assert lines(events) == "".join(written)
+    assert all(line.endswith("\n") and line.count("\n") == 1 for line in written)
+    assert [json.loads(line) for line in written] == [
         {"event": "start", "prompt_tokens": 3, "cached_tokens": 1, "model": "m"},
         {"event": "delta", "index": 0, "text": "é\n\u2028", "tokens": 2},
         {"event": "delta", "index": 1, "text": "x", "tokens": 1, "logprobs": []},
@@ -59,8 +64,14 @@ def test_every_line_is_one_json_object() -> None:
     ]
 
 
+def test_a_batch_without_events_keeps_the_line_alive() -> None:
+    assert lines([]) == KEEP_ALIVE
+
+
 def test_the_whole_answer() -> None:
-    spoken, called = Choice(0, logprobs=True), Choice(1, logprobs=False)
+    assert "prompt_logprobs" not in result([], Usage(0, 0, 0), "m")
+    assert result([], Usage(0, 0, 0), "m", [{"token": "a"}])["prompt_logprobs"] == [{"token": "a"}]
+    spoken, called = RowAnswer(0, logprobs=True), RowAnswer(1, logprobs=False)
     spoken.add_text(TextDelta("a"), [{"token": "a"}])
     spoken.add_text(TextDelta("b"), [{"token": "b"}])
     spoken.finish_reason = "stop"
@@ -117,3 +128,24 @@ def test_an_answers_first_token_and_its_alternatives_lack_the_space() -> None:
     token = ShownToken(2, b"b", TokenLogprob(-0.5, ((2, -0.5), (4, -1.0), (1, -2.0))))
     entry = logprob_entry(token, VOCABULARY)
     assert [entry["token"], *(top["token"] for top in entry["top_logprobs"])] == ["b", "b", "c", "a"]
+
+
+def test_prompt_tokens_are_named_and_their_bytes_are_the_text() -> None:
+    vocabulary = Vocabulary([b"", b" a", b" b"], frozenset({0}), frozenset({1, 2}), control_names={0: "<s>"})
+    scores = [PromptScore(-1.5, 2, ((2, -0.5), (1, -1.5))), PromptScore(NOTHING, 3, ((0, -0.25),))]
+    first, *others = prompt_entries([0, 1, 2], scores, vocabulary)
+    assert first == {"token": "<s>", "id": 0, "bytes": [], "logprob": None, "rank": None, "top_logprobs": []}
+    assert others == [
+        {
+            **{"token": "a", "id": 1, "bytes": [97], "logprob": -1.5, "rank": 2},
+            "top_logprobs": [
+                {"token": "b", "id": 2, "bytes": [98], "logprob": -0.5},
+                {"token": "a", "id": 1, "bytes": [97], "logprob": -1.5},
+            ],
+        },
+        {
+            **{"token": " b", "id": 2, "bytes": [32, 98], "logprob": -9999.0, "rank": 3},
+            "top_logprobs": [{"token": "<s>", "id": 0, "bytes": [], "logprob": -0.25}],
+        },
+    ]
+    assert json.loads(lines([PromptEvent([first])])) == {"event": "prompt", "prompt_logprobs": [first]}

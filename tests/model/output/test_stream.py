@@ -7,35 +7,48 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from truss_model.answer import Answer
-from truss_model.completion import Completion
-from truss_model.engine.generation import FinishReason, Generation, TokenLogprob, TokenOutput
+from truss_model.engine.generation import FinishReason, Generation, PromptScore, TokenLogprob, TokenOutput
 from truss_model.errors import ClientGone, EngineUnwell, GenerationFailed, QueueFull
-from truss_model.events import KEEP_ALIVE
-from truss_model.prompt import ChatTokenizer
-from truss_model.stream import Narrator
+from truss_model.output.answer import RowDecoder
+from truss_model.output.completion import Completion
+from truss_model.output.events import (
+    AnswerEvent,
+    DoneEvent,
+    ErrorEvent,
+    FinishEvent,
+    StartEvent,
+    TextEvent,
+    Usage,
+    lines,
+)
+from truss_model.output.stream import AnswerWriter
+from truss_model.tokenizer.chat_tokenizer import ChatTokenizer
 
 
 class Running:
     """A request whose engine is the test: it admits, delivers and fails by hand, and sees what is cancelled."""
 
     def __init__(
-        self, tokenizer: ChatTokenizer, rows: int = 1, stop: Sequence[str] = (), logprobs: bool = False
+        self,
+        tokenizer: ChatTokenizer,
+        rows: int = 1,
+        stop: Sequence[str] = (),
+        logprobs: bool = False,
+        scored_prompt: Sequence[int] | None = None,
     ) -> None:
         self.cancelled: list[int | None] = []
         self.generation = Generation(7, rows, lambda _, index: self.cancelled.append(index))
-        self.completion = Completion(self.generation, [Answer(tokenizer, stop=stop) for _ in range(rows)])
-        self.narrator = Narrator(self.completion, tokenizer.vocabulary, "m", logprobs=logprobs)
+        self.completion = Completion(self.generation, [RowDecoder(tokenizer, stop=stop) for _ in range(rows)])
+        vocabulary = tokenizer.vocabulary
+        self.writer = AnswerWriter(self.completion, vocabulary, "m", logprobs=logprobs, scored_prompt=scored_prompt)
 
     def deliver(self, ids: Sequence[int], reason: FinishReason | None = None, index: int = 0) -> None:
         logprobs = [TokenLogprob(-1.0, ((id_, -1.0),)) for id_ in ids]
         self.generation.deliver(TokenOutput(index, list(ids), logprobs, reason))
 
-    async def lines(self, keepalive_seconds: float = 60.0) -> list[str]:
-        return [line async for line in self.narrator.lines(keepalive_seconds)]
-
     async def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in "".join(await self.lines()).splitlines()]
+        written = [lines(batch) async for batch in self.writer.events(60.0)]
+        return [json.loads(line) for line in "".join(written).splitlines()]
 
 
 async def test_a_stream_from_start_to_done(tokenizer: ChatTokenizer) -> None:
@@ -60,7 +73,7 @@ async def test_a_stop_string_cancels_its_row_and_ends_the_count(tokenizer: ChatT
     ids = tokenizer.encode_text("one two three")[1:]
     running.deliver(ids, index=0)
     running.deliver(ids[:1], "length", index=1)
-    whole = await running.narrator.whole(2)
+    whole = await running.writer.whole(2)
     assert [(c["text"], c["finish_reason"]) for c in whole["choices"]] == [("one", "stop"), ("one", "length")]
     assert running.cancelled == [0]
     assert whole["usage"]["completion_tokens"] == 2 + 1
@@ -70,22 +83,36 @@ async def test_text_is_told_with_its_logprobs(tokenizer: ChatTokenizer) -> None:
     running = Running(tokenizer, logprobs=True)
     running.deliver(tokenizer.encode_text("Hé there")[1:])
     running.deliver([2], "stop")
-    whole = await running.narrator.whole(1)
+    whole = await running.writer.whole(1)
     told = whole["choices"][0]["logprobs"]
     assert b"".join(bytes(entry["bytes"]) for entry in told).decode() == whole["choices"][0]["text"] == "Hé there"
 
 
+async def test_the_prompts_logprobs_come_once_and_before_the_text(tokenizer: ChatTokenizer) -> None:
+    prompt = tokenizer.encode_text("Hi")
+    streamed, plain = (Running(tokenizer, rows=2, scored_prompt=prompt) for _ in range(2))
+    for running in (streamed, plain):
+        running.generation.score([PromptScore(-1.0, 1)] * (len(prompt) - 1))
+        for index in range(2):
+            running.deliver([], "length", index)
+    start, told, *ends = await streamed.events()
+    assert (start["event"], told["event"], [end["event"] for end in ends]) == (
+        *("start", "prompt", ["finish", "finish", "done"]),
+    )
+    assert [(entry["token"], entry["logprob"]) for entry in told["prompt_logprobs"]] == [("<s>", None), ("Hi", -1.0)]
+    assert (await plain.writer.whole(2))["prompt_logprobs"] == told["prompt_logprobs"]
+
+
 async def test_silence_is_filled_and_loses_nothing(tokenizer: ChatTokenizer) -> None:
     running = Running(tokenizer)
-    lines: list[str] = []
-    async for line in running.narrator.lines(keepalive_seconds=0.001):
-        lines.append(line)
-        if line == KEEP_ALIVE and lines.count(KEEP_ALIVE) == 2:
+    batches: list[list[AnswerEvent]] = []
+    async for batch in running.writer.events(keepalive_seconds=0.001):
+        batches.append(batch)
+        if batch == [] and batches.count([]) == 2:
             running.deliver(tokenizer.encode_text("Hello")[1:], "length")
-    assert "".join(line for line in lines[1:] if line != KEEP_ALIVE).startswith(
-        '{"event":"delta","index":0,"text":"Hello"'
-    )
-    assert json.loads(lines[-1])["event"] == "done"
+    start, *others = [event for batch in batches for event in batch]
+    assert isinstance(start, StartEvent)
+    assert others == [TextEvent(0, "Hello", 1), FinishEvent(0, "length"), DoneEvent(Usage(7, 1, 0))]
 
 
 async def test_a_fault_is_the_last_line_behind_what_was_made(tokenizer: ChatTokenizer) -> None:
@@ -110,9 +137,9 @@ async def test_an_unforeseen_exception_is_an_error_event_that_tells_no_secret(
 
 async def test_a_closed_stream_cancels_all_rows(tokenizer: ChatTokenizer) -> None:
     running = Running(tokenizer, rows=2)
-    lines = running.narrator.lines(60.0)
-    await anext(lines)
-    await lines.aclose()
+    batches = running.writer.events(60.0)
+    await anext(batches)
+    await batches.aclose()
     assert running.cancelled == [None]
 
 
@@ -121,16 +148,16 @@ async def test_an_abort_ends_the_wait_in_the_queue_the_stream_and_the_plain_answ
         queued, streamed, plain = (Running(tokenizer) for _ in range(3))
         tasks = [
             asyncio.create_task(queued.completion.admitted()),
-            asyncio.create_task(plain.narrator.whole(1)),
+            asyncio.create_task(plain.writer.whole(1)),
         ]
-        lines = streamed.narrator.lines(60.0)
-        await anext(lines)
+        batches = streamed.writer.events(60.0)
+        await anext(batches)
         for running in (queued, streamed, plain):
             running.completion.abort(reason)
             running.completion.abort(ClientGone("again"))
             assert running.cancelled == [None]
         assert await asyncio.gather(*tasks, return_exceptions=True) == [reason, reason]
-        assert [json.loads(line)["status"] async for line in lines] == [reason.status]
+        assert [batch async for batch in batches] == [[ErrorEvent(reason)]]
 
 
 async def test_what_speaks_against_admission_is_raised(tokenizer: ChatTokenizer) -> None:
@@ -162,7 +189,7 @@ def test_a_stream_says_what_the_plain_answer_says_however_its_tokens_arrive(
         plain, streamed = Running(tokenizer, stop=stop), Running(tokenizer, stop=stop)
         plain.deliver(ids, "stop")
         _, events = await asyncio.gather(in_pieces(streamed), streamed.events())
-        return await plain.narrator.whole(1), events
+        return await plain.writer.whole(1), events
 
     whole, events = asyncio.run(both())
     deltas = [event for event in events if event["event"] == "delta"]

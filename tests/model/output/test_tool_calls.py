@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.model.tokenizers_at_hand import SpelledTokenizer
-from truss_model.answer import Answer, Delta, TextDelta, ToolCallDelta, new_call_id
 from truss_model.engine.generation import TokenLogprob
-from truss_model.tool_format import ToolFormat, ToolStyle
-from truss_model.tools import FunctionTool, ToolUse
+from truss_model.output.answer import Delta, RowDecoder, TextDelta, ToolCallDelta, new_call_id
+from truss_model.request.tools import FunctionTool, ToolUse
+from truss_model.tokenizer.tool_format import ToolFormat, ToolStyle
 
 CALLS, ARGS, CALL_ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 MARKS = {CALLS: 0, ARGS: 1, CALL_ID: 2}
@@ -29,12 +29,14 @@ JSON = st.recursive(
     max_leaves=6,
 )
 ARGUMENTS = st.dictionaries(st.text(alphabet="ab", max_size=3), JSON, max_size=3)
-WRITTEN_CALLS = st.lists(st.tuples(st.sampled_from(["f", "g", "get_weather"]), ARGUMENTS), min_size=1, max_size=3)
+WRITTEN_CALLS = st.lists(
+    st.tuples(st.sampled_from(["f", "g", "get_weather"]), ARGUMENTS), min_size=1, max_size=3, unique_by=json.dumps
+)
 
 
 def read(
     style: ToolStyle, written: str, cuts: Sequence[int] = (), *, parallel: bool = True, finish: bool = True
-) -> tuple[Answer, list[Delta]]:
+) -> tuple[RowDecoder, list[Delta]]:
     """Let an answer read `written`, in which Mistral's marks are control tokens, cut into tokens as told."""
     pieces: list[bytes | None] = [None, None, None]
     token_ids: list[int] = []
@@ -51,8 +53,8 @@ def read(
                 pieces.append(data[start:end])
     ids = (f"call{number:05}" for number in count())
     tokenizer = SpelledTokenizer(pieces, FORMATS[style])
-    answer = Answer(tokenizer, tools=ToolUse(TOOLS, TOOLS, "auto", parallel), new_call_id=lambda: next(ids))
-    deltas = [delta for token_id in token_ids for delta in answer.feed([token_id], [TokenLogprob(-1.0)])]
+    answer = RowDecoder(tokenizer, tools=ToolUse(TOOLS, TOOLS, "auto", parallel), new_call_id=lambda: next(ids))
+    deltas = [delta for token_id in token_ids for delta in answer.decode([token_id], [TokenLogprob(-1.0)])]
     return answer, deltas + (answer.finish() if finish else [])
 
 
@@ -224,16 +226,18 @@ def test_made_up_ids_are_what_mistral_takes() -> None:
 
 def test_without_callable_tools_a_call_is_text() -> None:
     written = b'<tool_call>{"name": "f", "arguments": {}}</tool_call>'
-    answer = Answer(SpelledTokenizer([written], FORMATS[HERMES]), tools=ToolUse(TOOLS, (), "none"))
-    assert answer.feed([0]) + answer.finish() == [TextDelta(written.decode())]
+    answer = RowDecoder(SpelledTokenizer([written], FORMATS[HERMES]), tools=ToolUse(TOOLS, (), "none"))
+    assert answer.decode([0]) + answer.finish() == [TextDelta(written.decode())]
     assert answer.finish_reason("stop") == "stop"
 
 
 def test_stop_strings_are_looked_for_in_content_only() -> None:
     pieces = [None, None, None, b"a E", b'[{"name": "f", "arguments": {"x": "END"}}]', b"END of", b"it"]
     use = ToolUse(TOOLS, TOOLS, "auto")
-    answer = Answer(SpelledTokenizer(pieces, FORMATS[LIST]), tools=use, stop=["END"], new_call_id=lambda: "123456789")
-    deltas = [delta for token_id in (3, 0, 4, 5, 6) for delta in answer.feed([token_id])]
+    answer = RowDecoder(
+        SpelledTokenizer(pieces, FORMATS[LIST]), tools=use, stop=["END"], new_call_id=lambda: "123456789"
+    )
+    deltas = [delta for token_id in (3, 0, 4, 5, 6) for delta in answer.decode([token_id])]
     assert deltas == [TextDelta("a E"), ToolCallDelta(0, "123456789", "f", '{"x": "END"}')]
     assert answer.stopped
 
@@ -242,17 +246,17 @@ def test_a_stop_string_does_not_go_on_behind_a_call() -> None:
     written = f'a E{CALLS}[{{"name": "f", "arguments": {{}}}}]ND of it'
     pieces = [None, None, None, b"a E", b'[{"name": "f", "arguments": {}}]', b"ND of it"]
     use = ToolUse(TOOLS, TOOLS, "auto")
-    answer = Answer(SpelledTokenizer(pieces, FORMATS[LIST]), tools=use, stop=["END"])
-    deltas = [delta for token_id in (3, 0, 4, 5) for delta in answer.feed([token_id])] + answer.finish()
+    answer = RowDecoder(SpelledTokenizer(pieces, FORMATS[LIST]), tools=use, stop=["END"])
+    deltas = [delta for token_id in (3, 0, 4, 5) for delta in answer.decode([token_id])] + answer.finish()
     assert told(deltas) == told(read(LIST, written)[1]) == ("a END of it", [("f", "{}")])
     assert not answer.stopped
 
 
 def test_a_token_held_in_part_is_one_token_when_it_comes() -> None:
     pieces = [b"a <tool", b"_box> b", b" \n<tool_call>{", b'"name": "f"}']
-    answer = Answer(SpelledTokenizer(pieces, FORMATS[HERMES]), tools=ToolUse(TOOLS, TOOLS, "auto"))
+    answer = RowDecoder(SpelledTokenizer(pieces, FORMATS[HERMES]), tools=ToolUse(TOOLS, TOOLS, "auto"))
     logprobs = [TokenLogprob(-float(number)) for number in range(4)]
-    deltas = [replace(d, id=None) if isinstance(d, ToolCallDelta) else d for d in answer.feed(range(4), logprobs)]
+    deltas = [replace(d, id=None) if isinstance(d, ToolCallDelta) else d for d in answer.decode(range(4), logprobs)]
     assert isinstance(deltas[0], TextDelta)
     assert [(token.token_id, token.data) for token in deltas[0].tokens] == [(0, b"a <tool"), (1, b"_box> b")]
     assert deltas[1:] == [ToolCallDelta(0, None, "f", "{}")]
@@ -270,5 +274,7 @@ def test_arguments_cut_in_a_character_show_that_it_is_broken(
     style: ToolStyle, token_ids: list[int], head: bytes
 ) -> None:
     tokenizer = SpelledTokenizer([None, None, None, head + b"\xf0\x9f", b"f"], FORMATS[style])
-    answer = Answer(tokenizer, tools=ToolUse(TOOLS, TOOLS, "auto"))
-    assert told([*answer.feed(token_ids), *answer.finish()]) == ("", [("f", '{"a": "\ufffd')])
+    answer = RowDecoder(tokenizer, tools=ToolUse(TOOLS, TOOLS, "auto"))
+    assert told([*answer.decode(token_ids), *answer.finish()]) == ("", [("f", '{"a": "\ufffd')])
+    answer = RowDecoder(tokenizer, tools=ToolUse(TOOLS, TOOLS, "auto"))
+    assert told([*answer.decode(token_ids), *answer.finish(cut=True)]) == ("", [("f", '{"a": "')])

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from truss_model.errors import RequestError
-from truss_model.messages import Call, Message, parse_messages
-from truss_model.tools import FunctionTool, ToolUse, parse_tool_use
+from truss_model.request.messages import Message, PastCall, parse_messages
+from truss_model.request.tools import FunctionTool, ToolUse, parse_tool_use
 
 USER = {"role": "user", "content": "x"}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -48,9 +48,9 @@ def test_results_get_their_calls_id_and_name() -> None:
     function_call = {"role": "assistant", "function_call": {"name": "g", "arguments": ""}}
     parsed = parse_messages([CALLS, RESULT, function_call, {"role": "function", "name": "g", "content": None}])
     assert parsed == [
-        Message("assistant", calls=(Call("1", "f", "{}"),)),
+        Message("assistant", calls=(PastCall("1", "f", "{}"),)),
         Message("tool", ("y",), "f", call_id="1"),
-        Message("assistant", calls=(Call("function_call_2", "g", ""),)),
+        Message("assistant", calls=(PastCall("function_call_2", "g", ""),)),
         Message("tool", (), "g", call_id="function_call_2"),
     ]
 
@@ -153,7 +153,7 @@ F, G = FunctionTool("f", path="tools[0]"), FunctionTool("g", path="tools[1]")
     ("fields", "expected"),
     [
         ((None, None, None), ToolUse()),
-        ((None, "none", True), ToolUse()),
+        ((None, "none", None), ToolUse()),
         (([tool(), tool("g")], None, None), ToolUse([F, G], [F, G], "auto")),
         (([tool(), tool("g")], "auto", False), ToolUse([F, G], [F, G], "auto", parallel=False)),
         (([tool(), tool("g")], "none", None), ToolUse([F, G], [], "none")),
@@ -181,6 +181,7 @@ def test_tools_and_choice(fields: tuple[Any, Any, bool | None], expected: ToolUs
         ("f", None, "tools"),
         ([1], None, "tools[0]"),
         ([{"type": "custom", "custom": {}}], None, "tools[0].type"),
+        ([{"function": {"name": "f"}}], None, "tools[0].type"),
         ([{"type": "function"}], None, "tools[0].function"),
         ([tool("")], None, "tools[0].function.name"),
         ([tool("a b")], None, "tools[0].function.name"),

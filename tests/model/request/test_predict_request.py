@@ -5,13 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truss_model.engine.params import SamplingParams
+from truss_model.engine.sampling_params import SamplingParams
 from truss_model.errors import RequestError
-from truss_model.request import FIELDS, PredictRequest, RequestLimits, parse_request
-from truss_model.tools import FunctionTool, ToolUse
+from truss_model.request.messages import Message
+from truss_model.request.predict_request import FIELDS, PredictRequest, RequestLimits, parse_request
+from truss_model.request.response_format import JsonFormat
+from truss_model.request.tools import FunctionTool, ToolUse
 
 LIMITS = RequestLimits(vocab_size=1000, maximum_max_tokens=500)
 HELLO = [{"role": "user", "content": "Hello"}]
+TURNS = [Message("user", ("Hello",))]
 
 
 def tool(name: str) -> dict[str, Any]:
@@ -22,12 +25,17 @@ def named(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}}
 
 
+def schema_format(schema: object, strict: object = True) -> dict[str, Any]:
+    named = {"name": "x", "schema": schema, "strict": strict}
+    return {"response_format": {"type": "json_schema", "json_schema": named}}
+
+
 def parse(**fields: Any) -> PredictRequest:
     return parse_request({"messages": HELLO, **fields}, LIMITS)
 
 
 def test_the_least_request() -> None:
-    assert parse() == PredictRequest(messages=HELLO, prompt=None, sampling=SamplingParams())
+    assert parse() == PredictRequest(messages=TURNS, prompt=None, sampling=SamplingParams())
 
 
 def test_every_field() -> None:
@@ -51,15 +59,15 @@ def test_every_field() -> None:
         logit_bias={"0": -100, "999": 100},
         logprobs=True,
         top_logprobs=20,
+        prompt_logprobs=20,
         response_format=schema,
         tools=tools,
         tool_choice="required",
         parallel_tool_calls=False,
         stream=True,
-        continue_final_message=True,
     )
     assert request == PredictRequest(
-        messages=HELLO,
+        messages=TURNS,
         prompt=None,
         sampling=SamplingParams(
             temperature=0.0,
@@ -74,14 +82,14 @@ def test_every_field() -> None:
             min_tokens=3,
             ignore_eos=True,
             top_logprobs=20,
+            prompt_logprobs=20,
         ),
         max_tokens=9,
         n=128,
         stop=("a", "b"),
         stream=True,
-        continue_final_message=True,
         tools=ToolUse(shown, shown, "required", parallel=False),
-        response_format=schema,
+        response_format=JsonFormat({}, strict=False),
     )
 
 
@@ -96,9 +104,15 @@ def test_prompts_of_text_and_of_token_ids() -> None:
 
 def test_other_names_and_forms() -> None:
     assert parse(max_new_tokens=4).max_tokens == 4
+    assert parse(max_tokens=4, max_new_tokens=4).max_tokens == 4
+    assert parse(max_tokens_over_context="clamp").max_tokens_over_context == "clamp"
     assert parse(stop="x").stop == ("x",)
     assert parse(stop=[]).stop == ()
+    assert parse(max_tokens=0, prompt_logprobs=0).max_tokens == 0
     assert parse(top_k=-1).sampling.top_k == 0
+    assert parse(top_logprobs=0) == parse(top_logprobs=0, logprobs=False) == parse()
+    assert parse(thinking=None) == parse(messages=[HELLO[0] | {"tool_calls": None, "thinking": None}]) == parse()
+    assert parse(messages=[*HELLO, {"role": "assistant", "content": "a", "tool_calls": []}, *HELLO]).messages
     assert parse(logprobs=True).sampling.top_logprobs == 0
     assert parse(logprobs=False).sampling.top_logprobs is None
     assert parse(response_format={"type": "text"}).response_format is None
@@ -109,7 +123,9 @@ def test_an_answer_goes_on_with_the_callers_text() -> None:
     prefix = [*HELLO, {"role": "assistant", "content": "Hi", "prefix": True}]
     assert parse_request({"prompt": "Hi"}, LIMITS).continues_text
     assert parse_request({"messages": prefix}, LIMITS).continues_text
-    assert parse(continue_final_message=True).continues_text
+    assert parse_request(
+        {"messages": [*HELLO, {**prefix[1], "prefix": None}], "continue_final_message": True}, LIMITS
+    ).continues_text
     assert not parse().continues_text
 
 
@@ -119,6 +135,8 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": "Hello"}, "messages", "invalid_type"),
     ({"messages": []}, "messages", "empty_array"),
     ({"messages": ["Hello"]}, "messages[0]", "invalid_type"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "invalid_type"),
+    ({"continue_final_message": True}, "continue_final_message", "invalid_value"),
     ({"prompt": "x"}, "messages", "invalid_value"),
     ({"messages": None}, "messages", "missing_required_parameter"),
     ({"messages": None, "prompt": 5}, "prompt", "invalid_type"),
@@ -130,11 +148,17 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": None, "prompt": "x", "tools": [tool("a")]}, "tools", "invalid_value"),
     ({"messages": None, "prompt": "x", "continue_final_message": True}, "continue_final_message", "invalid_value"),
     ({"max_tokens": 0}, "max_tokens", "integer_below_min_value"),
+    ({"max_tokens": -1, "prompt_logprobs": 0}, "max_tokens", "integer_below_min_value"),
+    ({"prompt_logprobs": 21}, "prompt_logprobs", "integer_above_max_value"),
+    ({"prompt_logprobs": True}, "prompt_logprobs", "invalid_type"),
     ({"max_tokens": 501}, "max_tokens", "integer_above_max_value"),
     ({"max_tokens": 5.5}, "max_tokens", "invalid_type"),
     ({"max_tokens": "x"}, "max_tokens", "invalid_type"),
     ({"max_tokens": True}, "max_tokens", "invalid_type"),
-    ({"max_tokens": 4, "max_new_tokens": 4}, "max_new_tokens", "invalid_value"),
+    ({"max_tokens": 4, "max_new_tokens": 5}, "max_new_tokens", "invalid_value"),
+    ({"max_tokens": 4, "max_new_tokens": 4.0}, "max_new_tokens", "invalid_type"),
+    ({"max_tokens_over_context": "drop"}, "max_tokens_over_context", "invalid_value"),
+    ({"max_tokens_over_context": True}, "max_tokens_over_context", "invalid_type"),
     ({"max_new_tokens": 0}, "max_new_tokens", "integer_below_min_value"),
     ({"max_tokens": 4, "min_tokens": 5}, "min_tokens", "invalid_value"),
     ({"temperature": 2.1}, "temperature", "decimal_above_max_value"),
@@ -160,7 +184,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"stop": ""}, "stop", "invalid_value"),
     ({"stop": ["a", ""]}, "stop[1]", "invalid_value"),
     ({"stop": ["a", 1]}, "stop[1]", "invalid_type"),
-    ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "array_above_max_length"),
+    ({"stop": ["a"] * 65}, "stop", "array_above_max_length"),
     ({"logit_bias": []}, "logit_bias", "invalid_type"),
     ({"logit_bias": {"x": 1}}, "logit_bias", "invalid_value"),
     ({"logit_bias": {"-1": 1}}, "logit_bias", "invalid_value"),
@@ -177,9 +201,12 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing_required_parameter"),
     ({"response_format": {"type": "json_schema", "json_schema": 1}}, "response_format.json_schema", "invalid_type"),
+    (schema_format(None), "response_format.json_schema.schema", "invalid_type"),
+    (schema_format({}, strict="yes"), "response_format.json_schema.strict", "invalid_type"),
+    (schema_format({"enum": list(range(20_001))}), "response_format", "invalid_schema"),
     ({"tools": {}}, "tools", "invalid_type"),
     ({"tools": []}, "tools", "empty_array"),
-    ({"tools": ["a"]}, "tools[0]", "invalid_value"),
+    ({"tools": ["a"]}, "tools[0]", "invalid_type"),
     ({"tools": [tool(f"t{i}") for i in range(129)]}, "tools", "array_above_max_length"),
     ({"tool_choice": "auto"}, "tool_choice", "invalid_value"),
     ({"parallel_tool_calls": True}, "parallel_tool_calls", "invalid_value"),

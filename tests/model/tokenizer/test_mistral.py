@@ -17,10 +17,11 @@ from mistral_common.tokens.tokenizers.mistral import MistralTokenizer as Referen
 
 from tests.model.tokenizers_at_hand import VENDOR_FILES, chatml_folder, mistral, vendor_file
 from truss_model.errors import LoadError, RequestError
-from truss_model.mistral_tokenizer import MistralTokenizer, call_id
-from truss_model.prompt import load_tokenizer
-from truss_model.template_tokenizer import TemplateTokenizer
-from truss_model.tools import parse_tool_use
+from truss_model.request.messages import parse_messages
+from truss_model.request.tools import NO_TOOLS, ToolUse, parse_tool_use
+from truss_model.tokenizer.chat_tokenizer import load_tokenizer
+from truss_model.tokenizer.mistral import MistralTokenizer, call_id
+from truss_model.tokenizer.template import TemplateTokenizer
 
 VERSIONS = list(VENDOR_FILES)
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -38,6 +39,10 @@ def reference(version: str) -> Any:
 
 def reference_ids(version: str, messages: list[Any], tools: list[Tool] | None = None) -> list[int]:
     return list(reference(version).encode_chat_completion(ChatCompletionRequest(messages=messages, tools=tools)).tokens)
+
+
+def encode(version: str, messages: list[Any], tools: ToolUse = NO_TOOLS, **options: bool) -> list[int]:
+    return mistral(version).encode_chat(parse_messages(messages, **options), tools)
 
 
 def calls_turn(call_ids: list[str], **more: Any) -> dict[str, Any]:
@@ -74,7 +79,7 @@ def test_chats_are_encoded_as_mistral_does(version: str, data: st.DataObject) ->
             theirs.append(AssistantMessage(content=text))
     if ours[-1]["role"] == "assistant":
         ours[-1]["prefix"] = theirs[-1].prefix = True
-    assert mistral(version).encode_chat(ours) == reference_ids(version, theirs)
+    assert encode(version, ours) == reference_ids(version, theirs)
 
 
 @pytest.mark.parametrize("version", ["v2", "v3", "v7", "tekken"])
@@ -90,14 +95,14 @@ def test_tools_calls_and_results_are_encoded_as_mistral_does(version: str) -> No
         ToolMessage(content='{"degrees":  21}', tool_call_id="abcdefghi", name="weather"),
     ]
     expected = reference_ids(version, theirs, REFERENCE_TOOLS)
-    assert mistral(version).encode_chat(ours, parse_tool_use(TOOLS)) == expected
+    assert encode(version, ours, parse_tool_use(TOOLS)) == expected
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_parts_are_joined_as_mistral_does(version: str) -> None:
     ours = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
     theirs: list[Any] = [UserMessage(content=[TextChunk(text="a"), TextChunk(text="b")])]
-    assert mistral(version).encode_chat(ours) == reference_ids(version, theirs)
+    assert encode(version, ours) == reference_ids(version, theirs)
 
 
 def test_openai_call_ids_are_mapped_and_stay_the_same() -> None:
@@ -117,7 +122,7 @@ def test_openai_call_ids_are_mapped_and_stay_the_same() -> None:
         ToolMessage(content="2", tool_call_id=second, name="weather"),
         ToolMessage(content="1", tool_call_id=first, name="weather"),
     ]
-    assert mistral("v3").encode_chat(ours) == reference_ids("v3", theirs)
+    assert encode("v3", ours) == reference_ids("v3", theirs)
 
 
 def test_functions_are_tools_of_an_older_name() -> None:
@@ -133,7 +138,7 @@ def test_functions_are_tools_of_an_older_name() -> None:
         AssistantMessage(tool_calls=[ToolCall(id=made_up, function=FunctionCall(**call))]),
         ToolMessage(content="sunny", tool_call_id=made_up, name="weather"),
     ]
-    assert mistral("v3").encode_chat(ours) == reference_ids("v3", theirs)
+    assert encode("v3", ours) == reference_ids("v3", theirs)
 
 
 def test_the_final_message_is_continued() -> None:
@@ -141,8 +146,8 @@ def test_the_final_message_is_continued() -> None:
     theirs: list[Any] = [UserMessage(content="Capital?"), AssistantMessage(content="It is", prefix=True)]
     for version in VERSIONS:
         expected = reference_ids(version, theirs)
-        assert mistral(version).encode_chat(ours, continue_final_message=True) == expected
-        assert mistral(version).encode_chat([ours[0], {**ours[1], "prefix": True}]) == expected
+        assert encode(version, ours, continue_final_message=True) == expected
+        assert encode(version, [ours[0], {**ours[1], "prefix": True}]) == expected
 
 
 def test_content_beside_calls_is_left_out_where_the_format_has_no_place_for_it() -> None:
@@ -151,17 +156,15 @@ def test_content_beside_calls_is_left_out_where_the_format_has_no_place_for_it()
     plain = [question, calls_turn(["abcdefghi"]), result]
     both = [question, calls_turn(["abcdefghi"], content="Let me see."), result]
     split = [question, {"role": "assistant", "content": "Let me see."}, calls_turn(["abcdefghi"]), result]
-    assert mistral("v3").encode_chat(both) == mistral("v3").encode_chat(plain) == mistral("v3").encode_chat(split)
-    assert len(mistral("v7").encode_chat(both)) > len(mistral("v7").encode_chat(plain))
+    assert encode("v3", both) == encode("v3", plain) == encode("v3", split)
+    assert len(encode("v7", both)) > len(encode("v7", plain))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("empty", [{"content": ""}, {"content": None}, {}, {"content": []}])
 def test_an_assistants_empty_turn_is_left_out(version: str, empty: dict[str, Any]) -> None:
     user = {"role": "user", "content": "x"}
-    assert mistral(version).encode_chat([user, {"role": "assistant", **empty}, user]) == mistral(version).encode_chat(
-        [user, user]
-    )
+    assert encode(version, [user, {"role": "assistant", **empty}, user]) == encode(version, [user, user])
 
 
 CONTROL = ["<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"]
@@ -191,7 +194,7 @@ def test_no_field_can_spell_a_control_token(version: str, text: str) -> None:
 
     def structure(text: str) -> list[int]:
         messages, tools = conversation(text)
-        ids = tokenizer.encode_chat(messages, parse_tool_use(tools))
+        ids = tokenizer.encode_chat(parse_messages(messages), parse_tool_use(tools))
         return [token_id for token_id in ids if tokenizer.vocabulary.is_special(token_id)]
 
     assert structure(text) == structure("harmless")
@@ -200,41 +203,30 @@ def test_no_field_can_spell_a_control_token(version: str, text: str) -> None:
     assert not any(map(tokenizer.vocabulary.is_special, raw[1:]))
 
 
-SYSTEM_AFTER_TOOL = [
-    {"role": "user", "content": "x"},
-    calls_turn(["abcdefghi"]),
-    {"role": "tool", "tool_call_id": "abcdefghi", "content": "1"},
-    {"role": "system", "content": "y"},
-]
+CALLED = [{"role": "user", "content": "x"}, calls_turn(["abcdefghi"])]
 REFUSED = [
-    (SYSTEM_AFTER_TOOL, "messages"),
-    ([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "messages"),
-    ([{"role": "assistant", "content": "y"}], "messages"),
-    ([*SYSTEM_AFTER_TOOL[:2], {**SYSTEM_AFTER_TOOL[2], "content": "[" * 100_000}], "messages"),
-    ([*SYSTEM_AFTER_TOOL[:2], {**SYSTEM_AFTER_TOOL[2], "content": "1" * 5_000}], "messages"),
+    ([*CALLED, {"role": "tool", "tool_call_id": "abcdefghi", "content": text}], "messages")
+    for text in ("[" * 100_000, "1" * 5_000)
 ]
 
 
 @pytest.mark.parametrize(("messages", "param"), REFUSED)
 def test_what_mistral_refuses_is_the_callers_error(messages: list[Any], param: str) -> None:
     with pytest.raises(RequestError) as refused:
-        mistral("v3").encode_chat(messages)
+        encode("v3", messages)
     assert refused.value.param == param
     assert len(refused.value.message) < 500
 
 
 def test_tools_are_refused_where_the_model_knows_none() -> None:
     with pytest.raises(RequestError) as refused:
-        mistral("v1").encode_chat([{"role": "user", "content": "x"}], parse_tool_use(TOOLS))
+        encode("v1", [{"role": "user", "content": "x"}], parse_tool_use(TOOLS))
     assert (refused.value.param, refused.value.code) == ("tools", "unsupported_parameter")
 
 
 def test_plain_text_gets_the_begin_of_sequence_token() -> None:
     expected = reference("v3").instruct_tokenizer.tokenizer.encode("Hello [INST]", bos=True, eos=False)
     assert mistral("v3").encode_text("Hello [INST]") == expected
-    with pytest.raises(RequestError) as refused:
-        mistral("v3").encode_text("\ud800")
-    assert refused.value.param == "prompt"
 
 
 @pytest.mark.parametrize(

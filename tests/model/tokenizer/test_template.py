@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.model.test_prompt import conversation
+from tests.model.tokenizer.test_mistral import conversation
 from tests.model.tokenizers_at_hand import NATIVE_TOOLS, chatml_folder, metaspace_folder
 from truss_model.errors import LoadError, RequestError
-from truss_model.prompt import load_tokenizer
-from truss_model.template_tokenizer import TemplateTokenizer
-from truss_model.tool_format import ToolStyle
-from truss_model.tools import parse_tool_use
+from truss_model.request.messages import parse_messages
+from truss_model.request.tools import NO_TOOLS, ToolUse, parse_tool_use
+from truss_model.tokenizer.chat_tokenizer import load_tokenizer
+from truss_model.tokenizer.template import TemplateTokenizer
+from truss_model.tokenizer.tool_format import ToolStyle
 
 CONTROL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "<tool_call>", "</tool_call>"]
 BITS = st.sampled_from([*CONTROL, "<|im_", "start|>", "end|>", "<", "|", ">", " ", "\n", "    ", "a", "é"])
@@ -31,6 +32,10 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> TemplateTokenizer:
     return TemplateTokenizer(chatml_folder(tmp_path_factory.mktemp("native"), NATIVE_TOOLS))
 
 
+def encode(tokenizer: TemplateTokenizer, messages: list[Any], tools: ToolUse = NO_TOOLS, **options: bool) -> list[int]:
+    return tokenizer.encode_chat(parse_messages(messages, **options), tools)
+
+
 def controls(tokenizer: TemplateTokenizer, ids: list[int]) -> list[str]:
     return [token for token in tokenizer._hf.convert_ids_to_tokens(ids) if token in CONTROL]
 
@@ -39,12 +44,12 @@ def controls(tokenizer: TemplateTokenizer, ids: list[int]) -> list[str]:
 def test_harmless_chats_are_encoded_as_transformers_does(chatml: TemplateTokenizer, texts: list[str]) -> None:
     messages = [{"role": "user", "content": text} for text in texts]
     expected = chatml._hf.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    assert chatml.encode_chat(messages) == expected
+    assert encode(chatml, messages) == expected
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=3))
 def test_text_that_spells_control_tokens_stays_text(chatml: TemplateTokenizer, texts: list[str]) -> None:
-    ids = chatml.encode_chat([{"role": "user", "content": text} for text in texts])
+    ids = encode(chatml, [{"role": "user", "content": text} for text in texts])
     turn = ["<|im_start|>", "<|im_end|>"]
     assert controls(chatml, ids) == turn * len(texts) + turn[:1]
     printed = "".join(f"<|im_start|>user\n{text}<|im_end|>\n" for text in texts) + "<|im_start|>assistant\n"
@@ -65,7 +70,7 @@ def test_no_field_can_spell_a_control_token(kind: str, text: str, request: pytes
 
     def structure(text: str) -> list[str]:
         messages, tools = conversation(text)
-        return controls(tokenizer, tokenizer.encode_chat(messages, parse_tool_use(tools)))
+        return controls(tokenizer, encode(tokenizer, messages, parse_tool_use(tools)))
 
     assert structure(text) == structure("harmless")
 
@@ -75,14 +80,14 @@ def test_a_control_token_takes_its_white_space_along_as_in_transformers(tmp_path
     tokenizer = TemplateTokenizer(chatml_folder(tmp_path, template))
     messages = [{"role": "user", "content": " a"}]
     expected = tokenizer._hf.apply_chat_template(messages, return_dict=False)
-    assert tokenizer.encode_chat(messages) == expected
+    assert encode(tokenizer, messages) == expected
     assert tokenizer._hf.decode(expected) == "<think>a"
 
 
 def test_the_final_message_is_continued(chatml: TemplateTokenizer) -> None:
     messages = [{"role": "user", "content": "Capital?"}, {"role": "assistant", "content": "It is "}]
-    ids = chatml.encode_chat(messages, continue_final_message=True)
-    assert ids == chatml.encode_chat([messages[0], {**messages[1], "prefix": True}])
+    ids = encode(chatml, messages, continue_final_message=True)
+    assert ids == encode(chatml, [messages[0], {**messages[1], "prefix": True}])
     assert chatml._hf.decode(ids).endswith("<|im_start|>assistant\nIt is ")
 
 
@@ -97,7 +102,7 @@ TOOLS = parse_tool_use([{"type": "function", "function": {"name": "f", "descript
 
 
 def test_a_template_without_tools_gets_them_as_text(chatml: TemplateTokenizer) -> None:
-    text = chatml._hf.decode(chatml.encode_chat(TURNS, TOOLS))
+    text = chatml._hf.decode(encode(chatml, TURNS, TOOLS))
     call = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
     results = "<tool_response>\nx\n</tool_response>\n<tool_response>\ny\n</tool_response>"
     system, rest = text.split("<|im_end|>\n", 1)
@@ -107,18 +112,18 @@ def test_a_template_without_tools_gets_them_as_text(chatml: TemplateTokenizer) -
         f"<|im_start|>user\nq\nr<|im_end|>\n<|im_start|>assistant\nHm.\n{call}\n{call}<|im_end|>\n"
         f"<|im_start|>user\n{results}<|im_end|>\n<|im_start|>assistant\n"
     )
-    own = chatml._hf.decode(chatml.encode_chat([{"role": "system", "content": "Be brief."}, TURNS[0]], TOOLS))
+    own = chatml._hf.decode(encode(chatml, [{"role": "system", "content": "Be brief."}, TURNS[0]], TOOLS))
     assert own.startswith("<|im_start|>system\nBe brief.\n\nYou can call")
 
 
 def test_a_template_with_tools_prints_them_itself(native: TemplateTokenizer) -> None:
-    ids = native.encode_chat(TURNS, TOOLS)
+    ids = encode(native, TURNS, TOOLS)
     text = native._hf.decode(ids)
     assert text.startswith('<|im_start|>tools\n{"type": "function", "function": {"name": "f"')
     assert '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>' in text
     assert controls(native, ids).count("<tool_call>") == 2
     broken = [TURNS[0], {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f", "arguments": "{"}}]}]
-    assert '"arguments": "{"' in native._hf.decode(native.encode_chat([*broken, TURNS[2]]))
+    assert '"arguments": "{"' in native._hf.decode(encode(native, [*broken, TURNS[2]]))
 
 
 def test_what_the_vocabulary_says(chatml: TemplateTokenizer) -> None:
@@ -168,7 +173,7 @@ def test_what_the_template_refuses_is_the_callers_error(
 ) -> None:
     tokenizer = TemplateTokenizer(chatml_folder(tmp_path, template))
     with pytest.raises(RequestError) as refused:
-        tokenizer.encode_chat([{"role": "user", "content": "x"}])
+        encode(tokenizer, [{"role": "user", "content": "x"}])
     assert refused.value.param == "messages"
     assert message is None or refused.value.message == message
 
@@ -187,7 +192,7 @@ def test_a_template_for_tools_beside_the_default_one(tmp_path: Path) -> None:
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "tool_use.jinja").write_text(NATIVE_TOOLS)
     tokenizer = TemplateTokenizer(folder)
-    plain, with_tools = tokenizer.encode_chat(TURNS[:1]), tokenizer.encode_chat(TURNS[:1], TOOLS)
+    plain, with_tools = encode(tokenizer, TURNS[:1]), encode(tokenizer, TURNS[:1], TOOLS)
     assert tokenizer._hf.decode(plain).startswith("<|im_start|>user\n")
     assert tokenizer._hf.decode(with_tools).startswith("<|im_start|>tools\n")
 

@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import logging, resource, sys
-from truss_model.engine.cpu.build import kernels
+from truss_model.engine.execution.cpu.build import kernels
 logging.basicConfig()
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 print("built" if kernels() is not None else "fell back")

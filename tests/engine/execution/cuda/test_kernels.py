@@ -1,18 +1,22 @@
 """Every Triton kernel against plain torch: on the GPU where there is one, else in Triton's interpreter."""
 
+from collections.abc import Iterable
+
 import pytest
 import torch
 from torch.nn import functional as F
 from transformers import MistralConfig
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm, apply_rotary_pos_emb
 
-from truss_model.engine.attention import PagedKV, TorchPagedAttention
-from truss_model.engine.batch import StepBatch
-from truss_model.engine.cuda.append import rotate_append
-from truss_model.engine.cuda.attention import Card, TritonPagedAttention
-from truss_model.engine.cuda.elementwise import rms_norm, silu_mul
-from truss_model.engine.cuda.fp8 import quantize_tokens, quantize_weight, scaled_product
-from truss_model.engine.cuda.vector import Tiling, multiply
+from truss_model.engine.execution.attention import PagedKV, TorchPagedAttention
+from truss_model.engine.execution.batch import StepBatch
+from truss_model.engine.execution.cuda.append import rotate_append
+from truss_model.engine.execution.cuda.attention import GpuProperties, TritonPagedAttention
+from truss_model.engine.execution.cuda.decode import BLOCK, rows_by_splits, splits_for
+from truss_model.engine.execution.cuda.dequantize import MOST_TOKENS, widening_product
+from truss_model.engine.execution.cuda.elementwise import rms_norm, silu_mul
+from truss_model.engine.execution.cuda.fp8 import quantize_tokens, quantize_weight, scaled_product
+from truss_model.engine.execution.cuda.vector import Tiling, multiply
 
 # Triton's interpreter under numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")
@@ -88,13 +92,36 @@ def test_attention(rows: list[tuple[int, int]], processors: int, window: int | N
     query, key, value = (
         torch.randn(heads, total, DIM).to(dtype).to(DEVICE).transpose(0, 1) for heads in (HEADS, KV_HEADS, KV_HEADS)
     )
-    kernels = TritonPagedAttention(kv(dtype), Card(processors, large_shared_memory=True), 1024)
+    kernels = TritonPagedAttention(kv(dtype), GpuProperties(processors, large_shared_memory=True), 1024)
     twin = TorchPagedAttention(kv(dtype))
     got = kernels(1, query, key, value, batch, 0.3, window)
     wanted = twin(1, query, key, value, batch, 0.3, window)
     close(got, wanted, dtype)
     assert torch.equal(kernels.kv.keys, twin.kv.keys)
     assert torch.equal(kernels.kv.values, twin.kv.values)
+
+
+@pytest.mark.parametrize(("softcap", "sinks"), [(2.0, False), (None, True), (2.0, True)], ids=["cap", "sinks", "both"])
+@pytest.mark.parametrize(
+    ("rows", "processors"),
+    [
+        pytest.param([(1, 1), (70, 1)], 1, id="decode"),
+        pytest.param([(9, 1), (150, 1)], 64, id="decode, split"),
+        pytest.param([(8, 1), (64, 50), (20, 4)], 4, id="decode beside prompts"),
+    ],
+)
+def test_soft_cap_and_sinks(rows: list[tuple[int, int]], processors: int, softcap: float | None, sinks: bool) -> None:
+    batch = batch_of(rows)
+    torch.manual_seed(3)
+    query, key, value = (
+        3 * torch.randn(heads, batch.slots.numel(), DIM, device=DEVICE).transpose(0, 1)
+        for heads in (HEADS, KV_HEADS, KV_HEADS)
+    )
+    sink = torch.randn(HEADS, device=DEVICE) if sinks else None
+    kernels = TritonPagedAttention(kv(torch.float32), GpuProperties(processors, large_shared_memory=True), 1024)
+    twin = TorchPagedAttention(kv(torch.float32))
+    got = kernels(1, query, key, value, batch, 0.3, 11, softcap, sink)
+    close(got, twin(1, query, key, value, batch, 0.3, 11, softcap, sink), torch.float32)
 
 
 def test_what_lies_behind_a_context_does_not_matter() -> None:
@@ -109,7 +136,7 @@ def test_what_lies_behind_a_context_does_not_matter() -> None:
     query, key, value = (torch.randn(31, heads, DIM, device=DEVICE) for heads in (HEADS, KV_HEADS, KV_HEADS))
     if 0 in batch.tables[0].tolist()[:2] + batch.tables[1].tolist():
         raise AssertionError("page 0 must belong to nobody here")
-    attention = TritonPagedAttention(pages, Card(1, large_shared_memory=True), 1024)
+    attention = TritonPagedAttention(pages, GpuProperties(1, large_shared_memory=True), 1024)
     assert attention(0, query, key, value, batch, 0.3, None).isfinite().all()
 
 
@@ -191,3 +218,69 @@ def test_quantised_tokens_and_weights() -> None:
     got = scaled_product(x, *quantize_weight(weight)).float()
     wanted = x.float() @ weight.float().t()
     assert ((got - wanted).norm(dim=1) / wanted.norm(dim=1)).max() < 0.15
+
+
+@pytest.mark.parametrize(("processors", "longest"), [(132, 32768), (80, 32768), (58, 4096), (108, 512)])
+def test_the_rows_run_at_the_start_ask_for_every_kernel_that_any_number_of_rows_can(
+    processors: int, longest: int
+) -> None:
+    def kernels(rows: Iterable[int]) -> set[tuple[int, int]]:
+        return {splits_for(count, 8, processors, longest, BLOCK) for count in rows}
+
+    warmed = rows_by_splits(256, 8, processors, longest, BLOCK)
+    assert kernels(warmed) == kernels(range(1, 257))
+    assert len(warmed) < 10
+
+
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize("page", [16, 32])
+@pytest.mark.parametrize("group", [4, 8])
+def test_joins_of_prefill_and_decode_by_heads_that_share_keys_and_pages(
+    group: int, page: int, window: int | None
+) -> None:
+    """A prompt in two chunks, the second beside rows that decode, and then its own decoding over what both wrote."""
+    config = MistralConfig(
+        num_hidden_layers=1, num_attention_heads=group, num_key_value_heads=1, head_dim=DIM, hidden_size=64
+    )
+    torch.manual_seed(8)
+    made = [PagedKV(config, 12, page, torch.float32, DEVICE, transposed_keys=False) for _ in range(2)]
+    kernels = TritonPagedAttention(made[0], GpuProperties(4, large_shared_memory=True), 1024)
+    twin = TorchPagedAttention(made[1])
+    for rows in ([(37, 37)], [(5, 1), (53, 16)], [(6, 1), (54, 1)]):
+        batch = joined_batch(rows, page)
+        total = batch.slots.numel()
+        query, key, value = (torch.randn(total, heads, DIM, device=DEVICE) for heads in (group, 1, 1))
+        got = kernels(0, query, key, value, batch, 0.3, window)
+        close(got, twin(0, query, key, value, batch, 0.3, window), torch.float32)
+
+
+def joined_batch(rows: list[tuple[int, int]], page: int) -> StepBatch:
+    """rows: (context, new tokens); the last row is the same in every step, on pages of odd numbers."""
+    tables = torch.zeros(len(rows), 4, dtype=torch.int32)
+    slots, starts = [], [0]
+    for i, (context, count) in enumerate(rows):
+        tables[i] = torch.arange(4) * 2 + 1 if i == len(rows) - 1 else torch.arange(4) * 2
+        slots += [int(tables[i, at // page]) * page + at % page for at in range(context - count, context)]
+        starts.append(starts[-1] + count)
+    counts = [count for _, count in rows]
+    return StepBatch(
+        tokens=torch.zeros(1, starts[-1], dtype=torch.int64, device=DEVICE),
+        positions=torch.zeros(1, starts[-1], dtype=torch.int64, device=DEVICE),
+        slots=torch.tensor(slots, device=DEVICE),
+        tables=tables.to(DEVICE),
+        starts=torch.tensor(starts, dtype=torch.int32, device=DEVICE),
+        contexts=torch.tensor([context for context, _ in rows], dtype=torch.int32, device=DEVICE),
+        sampled=torch.tensor([], dtype=torch.int64, device=DEVICE),
+        longest=max(counts),
+        decodes=next((i for i, count in enumerate(counts) if count > 1), len(counts)),
+    )
+
+
+@pytest.mark.parametrize("held", [torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("tokens", [1, 3, MOST_TOKENS, MOST_TOKENS + 1])
+def test_tokens_times_8_bit_weights_that_are_widened(tokens: int, held: torch.dtype) -> None:
+    torch.manual_seed(9)
+    x = torch.randn(tokens, 200).to(HALF).to(DEVICE)
+    weight = torch.randint(-127, 128, (70, 200)).float().to(DEVICE).to(held)
+    scales = torch.rand(70, device=DEVICE) / 100
+    close(widening_product(x, weight, scales), x.float() @ (weight.float() * scales[:, None]).t(), HALF)

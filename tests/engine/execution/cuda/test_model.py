@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import nn
+from torchao.quantization import Int8WeightOnlyConfig, quantize_
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -18,18 +19,18 @@ from transformers import (
 )
 
 from tests.engine.conftest import collect, reference
-from truss_model.engine.attention import IMPLEMENTATION
-from truss_model.engine.backend import Backend
-from truss_model.engine.batch import StepBatch
-from truss_model.engine.cuda.attention import Card, TritonPagedAttention
-from truss_model.engine.cuda.backend import cuda_backend
-from truss_model.engine.cuda.layers import FusedDecoderLayer
-from truss_model.engine.cuda.vector import Tiling
-from truss_model.engine.cuda.weights import Head, Weight
 from truss_model.engine.engine import Engine
-from truss_model.engine.graphs import Replay
-from truss_model.engine.limits import Limits
-from truss_model.engine.params import SamplingParams
+from truss_model.engine.execution.attention import IMPLEMENTATION, forward_over
+from truss_model.engine.execution.backend import Backend
+from truss_model.engine.execution.batch import StepBatch
+from truss_model.engine.execution.cuda.attention import GpuProperties, TritonPagedAttention
+from truss_model.engine.execution.cuda.backend import cuda_backend
+from truss_model.engine.execution.cuda.layers import FusedDecoderLayer
+from truss_model.engine.execution.cuda.vector import Tiling
+from truss_model.engine.execution.cuda.weights import Head, Weight
+from truss_model.engine.execution.decode_graphs import Replay
+from truss_model.engine.execution.limits import Limits
+from truss_model.engine.sampling_params import SamplingParams
 from truss_model.engine.settings import EngineSettings
 
 # Triton's interpreter under numpy 2.
@@ -45,7 +46,7 @@ SMALL = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
 }
-CARD = Card(processors=4, large_shared_memory=False)
+CARD = GpuProperties(processors=4, large_shared_memory=False)
 TILING = Tiling(64, 64, 4, 2)
 LIMITS = Limits(max_model_len=64, max_rows=2, token_budget=16, long_prefill=64, page_size=16, pages=8)
 
@@ -158,6 +159,15 @@ async def test_another_family_keeps_its_layers_and_gets_the_attention(engines: l
     assert weights_of(model) == []
 
 
+async def test_int8_layers_of_torchao_are_fused_and_say_what_they_said(engines: list[Engine]) -> None:
+    model, plain = make_model(), make_model()
+    for each in (model, plain):
+        quantize_(each.model.layers, Int8WeightOnlyConfig())
+    await check(start(engines, model), plain)
+    eight_bits = [weight for weight in weights_of(model) if weight.matrix.dtype == torch.int8]
+    assert len(eight_bits) == 2 * 4
+
+
 def test_weights_in_8_bit_floats_of_torchao_are_read_where_they_are() -> None:
     linear = nn.Linear(32, 16, bias=False)
     plain = linear.weight.detach()
@@ -186,10 +196,8 @@ def logits(model: PreTrainedModel, backend: Backend, tokens: list[int]) -> torch
         decodes=0,
     )
     model.set_attn_implementation(IMPLEMENTATION)
-    hidden = model.base_model(
-        input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, paged=backend.attention, batch=batch
-    ).last_hidden_state[0]
-    out: torch.Tensor = model.lm_head(hidden)
+    with forward_over(backend.attention, batch):
+        out: torch.Tensor = model(input_ids=batch.tokens, position_ids=batch.positions, use_cache=False).logits[0]
     return out
 
 

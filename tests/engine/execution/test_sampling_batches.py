@@ -1,0 +1,159 @@
+"""Random batches, in which rows come, leave, change places and are preempted, against the definitions of sampling."""
+
+import functools
+import random
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from tests.engine.execution.sampling_reference import logprobs, next_token
+from tests.engine.execution.sampling_step import SamplingStep
+from truss_model.engine.execution.cpu.build import kernels
+from truss_model.engine.execution.cpu.sampling import KernelSampling
+from truss_model.engine.execution.sampling import MOST_LOGPROBS, Sample, torch_sample
+from truss_model.engine.generation import Generation
+from truss_model.engine.sampling_params import SamplingParams
+from truss_model.engine.scheduling.row import Row
+
+EOS = frozenset({2, 5})
+BATCHES, GROUPS = 10_000, 10
+
+
+def kernel_sample() -> Sample:
+    library = kernels()
+    if library is None:
+        pytest.skip("no C compiler")
+    return KernelSampling(library)
+
+
+SAMPLES: dict[str, Callable[[], Sample]] = {
+    "torch": lambda: torch_sample,
+    "torch, some rows at once": lambda: functools.partial(torch_sample, at_once=250),
+    "C": kernel_sample,
+}
+
+
+class Some:
+    """A constraint that allows some tokens, others after each token."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._words = self._next()
+
+    def _next(self) -> npt.NDArray[np.int32]:
+        bits = [self._random.randrange(-(2**31), 2**31) | 1 << self._random.randrange(31) for _ in range(64)]
+        return np.array(bits, np.int64).astype(np.int32)
+
+    def fill(self, words: npt.NDArray[np.int32]) -> None:
+        words[:] = self._words[: len(words)]
+
+    def accept(self, token_id: int) -> None:
+        assert self._words[token_id // 32] >> token_id % 32 & 1
+        self._words = self._next()
+
+
+def made_row(rng: random.Random, vocab: int) -> Row:
+    def maybe(value: float, otherwise: float, share: float = 0.5) -> float:
+        return value if rng.random() < share else otherwise
+
+    params = SamplingParams(
+        temperature=maybe(rng.uniform(0.05, 3), 0.0, 0.8),
+        top_p=maybe(rng.random(), 1.0),
+        top_k=int(maybe(rng.randrange(1, 2 * vocab), 0)),
+        min_p=maybe(rng.random() ** 4, 0.0, 0.3),
+        presence_penalty=maybe(rng.uniform(-2, 2), 0.0),
+        frequency_penalty=maybe(rng.uniform(-2, 2), 0.0),
+        repetition_penalty=maybe(rng.uniform(0.5, 2), 1.0, 0.3),
+        logit_bias={rng.randrange(vocab): rng.uniform(-100, 100) for _ in range(int(maybe(rng.randrange(9), 0)))},
+        min_tokens=int(maybe(rng.randrange(5), 0)),
+        top_logprobs=rng.choice([None, None, 0, 3, 20]),
+    )
+    if rng.random() < 0.3:
+        params = SamplingParams(temperature=params.temperature, min_p=params.min_p)
+    prompt = [rng.randrange(vocab) for _ in range(rng.randrange(1, 6))]
+    row = Row(Generation(len(prompt), 1, lambda *_: None), 0, prompt, len(prompt), params, 0)
+    row.random = random.Random(rng.random())
+    row.constraint = Some(rng.randrange(100)) if rng.random() < 0.2 else None
+    return row
+
+
+def made_logits(rng: random.Random, rows: int, vocab: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(rng.randrange(2**31))
+    logits = torch.randn(rows, vocab, generator=generator) * rng.choice([0.01, 1, 4, 10])
+    return logits.round() / 2 if rng.random() < 0.3 else logits  # many equal ones
+
+
+def check(step: SamplingStep, logits: torch.Tensor, rows: list[Row]) -> None:
+    wanted = [next_token(line.numpy(), row, EOS) for line, row in zip(logits, rows, strict=True)]
+    before = logits.clone()
+    made = step(logits, rows)
+    assert made.tokens == wanted
+    assert torch.equal(before, logits)
+    for line, row, token, got in zip(logits, rows, made.tokens, made.logprobs, strict=True):
+        most = row.params.top_logprobs
+        assert (got is None) == (most is None)
+        if got is not None and most is not None:
+            own = logprobs(line.numpy())
+            assert got.logprob == pytest.approx(own[token], abs=1e-4)
+            assert len(got.top) == min(most, len(own))
+            assert [value for _, value in got.top] == pytest.approx(np.sort(own)[::-1][:most].tolist(), abs=1e-4)
+            assert [value for _, value in got.top] == pytest.approx([own[i] for i, _ in got.top], abs=1e-4)
+            assert len({i for i, _ in got.top}) == len(got.top)
+
+
+@pytest.mark.parametrize(
+    ("sample", "group"), [(name, i) for name in SAMPLES for i in range(1 if "some" in name else GROUPS)]
+)
+def test_every_token_is_the_one_that_the_definitions_give(sample: str, group: int) -> None:
+    rng = random.Random(group)
+    for _ in range(BATCHES // GROUPS // 8):
+        vocab = rng.randrange(MOST_LOGPROBS, 200)
+        step = SamplingStep(EOS, vocab, rows=8, sample=SAMPLES[sample]())
+        rows: list[Row] = []
+        for _ in range(8):
+            rows = [row for row in rows if rng.random() < 0.8][: rng.randrange(1, 9)]
+            rows += [made_row(rng, vocab) for _ in range(rng.randrange(9 - len(rows)))]
+            rng.shuffle(rows)
+            if not rows:
+                rows = [made_row(rng, vocab)]
+            for row in rows:
+                row.admissions += rng.random() < 0.1
+            check(step, made_logits(rng, len(rows), vocab), rows)
+            for row, token in zip(rows, step.tokens, strict=True):
+                row.tokens.append(token)
+                assert row.accept(token) is None
+
+
+def test_more_rows_than_slots_in_all_take_turns() -> None:
+    rng = random.Random(1)
+    step = SamplingStep(EOS, 40, rows=3)
+    waiting = [made_row(rng, 40) for _ in range(9)]
+    for _ in range(30):
+        rows = rng.sample(waiting, 3)
+        check(step, made_logits(rng, 3, 40), rows)
+        for row, token in zip(rows, step.tokens, strict=True):
+            row.tokens.append(token)
+            assert row.accept(token) is None
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_scores_that_are_no_numbers_leave_the_likeliest_token(sample: str) -> None:
+    """An overflow, and a grammar that allows nothing: the same on every device, and never an id of no text."""
+
+    class Nothing:
+        def fill(self, words: npt.NDArray[np.int32]) -> None:
+            words[:] = 0
+
+        def accept(self, token_id: int) -> None:
+            raise AssertionError
+
+    step, rows = SamplingStep(EOS, 70, sample=SAMPLES[sample]()), list[Row]()
+    for params in (SamplingParams(), SamplingParams(top_p=0.9), SamplingParams(top_k=3, min_p=0.5)):
+        rows += [Row(Generation(1, 1, lambda *_: None), 0, [1], 1, params, 0) for _ in range(2)]
+        rows[-1].constraint = Nothing()
+    logits = torch.zeros(len(rows), 70)
+    logits[::2, 7] = float("inf")
+    assert step(logits, rows).tokens == [7, 0] * 3

@@ -1,0 +1,92 @@
+"""What the self-check finds beyond wrong kernels, and that it leaves a model as it was."""
+
+import dataclasses
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from tests.engine.conftest import make_model
+from tests.engine.execution.faulty_backends import recorded
+from tests.engine.execution.test_ladder import widely_windowed
+from tests.engine.families import FAMILIES
+from truss_model.engine.execution.limits import limits
+from truss_model.engine.execution.model_runner import ModelRunner, RunningStep
+from truss_model.engine.execution.narrow_window import narrowed
+from truss_model.engine.execution.reference import Reference, text_size, windows_to_check
+from truss_model.engine.execution.self_check import Mismatch, SelfCheck
+from truss_model.engine.scheduling.scheduler import StepPlan
+from truss_model.engine.settings import EngineSettings
+
+SETTINGS = EngineSettings(kv_cache_bytes=8 << 20, max_rows=3)
+
+
+class TakesOthersTokens(ModelRunner):
+    """A step that begins before the last one's tokens are read begins with those of other rows."""
+
+    def launch(self, plan: StepPlan, before: RunningStep | None = None) -> RunningStep:
+        if before is not None:
+            before = dataclasses.replace(before, sampling=before.sampling[1:] + before.sampling[:1])
+        return super().launch(plan, before)
+
+
+def made(kind: type[ModelRunner], settings: EngineSettings) -> tuple[ModelRunner, SelfCheck]:
+    model = make_model()
+    chosen = limits(model, settings)
+    reference = Reference.of(model, chosen)
+    runner = kind(model, chosen, frozenset(), settings, recorded)
+    runner.warm_up()
+    return runner, SelfCheck(runner, reference)
+
+
+@pytest.mark.parametrize("length", [None, 40, 300])
+def test_steps_that_are_launched_ahead_are_part_of_it(length: int | None) -> None:
+    settings = dataclasses.replace(SETTINGS, max_model_len=length)
+    runner, check = made(ModelRunner, settings)
+    check.check_eager()
+    runner.record()
+    check.check_recordings()
+    runner, check = made(TakesOthersTokens, settings)
+    with pytest.raises(Mismatch, match="launched before the last one's tokens are read"):
+        check.check_eager()
+
+
+@pytest.mark.parametrize("settings", [{"kv_cache_bytes": 90_000}, {"max_model_len": 2}, {"max_model_len": 12}])
+def test_rows_that_share_their_pages_or_have_hardly_any_pass_it(settings: dict[str, int]) -> None:
+    runner, check = made(ModelRunner, dataclasses.replace(SETTINGS, **settings))
+    check.check_eager()
+    runner.record()
+    check.check_recordings()
+
+
+@pytest.mark.parametrize("family", ["mistral, window", "gemma2", "gemma3_text", "gpt_oss", "phi3, window", "cohere2"])
+def test_a_window_is_narrow_only_while_it_is_checked(family: str) -> None:
+    """Its layers that slide, however the family says so, and no other ones."""
+    model = FAMILIES[family].make()
+    tokens = torch.arange(3, 63)[None]
+
+    def logits(model: PreTrainedModel) -> torch.Tensor:
+        with torch.inference_mode():
+            return model(tokens, use_cache=False).logits
+
+    as_it_is = logits(model)
+    with narrowed(model, 12):
+        narrow = logits(model)
+    config = type(model.config)(**{**model.config.to_dict(), "sliding_window": 12})
+    made_narrow: PreTrainedModel = type(model)(config).eval()
+    made_narrow.load_state_dict(model.state_dict())
+    torch.testing.assert_close(narrow, logits(made_narrow))
+    assert not torch.equal(narrow, as_it_is)
+    assert torch.equal(logits(model), as_it_is)
+
+
+def test_a_window_that_the_text_crosses_or_no_request_can_is_checked_as_it_is() -> None:
+    for model, settings, windows in (
+        (make_model(), SETTINGS, [None]),
+        (make_model(32), SETTINGS, [None]),
+        (widely_windowed(), SETTINGS, [50, None]),
+        (widely_windowed(), dataclasses.replace(SETTINGS, max_model_len=900), [None]),
+    ):
+        chosen = limits(model, settings)
+        assert windows_to_check(model, chosen) == windows
+        assert text_size(model, chosen) >= 160
