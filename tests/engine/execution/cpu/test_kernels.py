@@ -19,10 +19,29 @@ from truss_model.engine.execution.cpu.layers import KernelRMSNorm, PackedMLP, Pr
 def test_linear(library: ctypes.CDLL, rows: int, weights: str) -> None:
     layers = [nn.Linear(38, outputs, bias=False) for outputs in (16, 48)]
     product = Product(library, layers, weights)  # type: ignore[arg-type]
-    x = torch.randn(rows, 38)
-    kept = torch.cat([layer.weight for layer in layers])
-    kept = kept.bfloat16().float() if weights == "bfloat16" else kept
+    x, kept = torch.randn(rows, 38), torch.cat([layer.weight for layer in layers])
+    if weights == "bfloat16":  # where the machine multiplies two bfloat16, nothing is rounded of such an x
+        x, kept = x.bfloat16().float(), kept.bfloat16().float()
     torch.testing.assert_close(product(x), F.linear(x, kept), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("inputs", [2, 6, 38, 576])
+def test_activations_are_at_most_rounded_to_bfloat16(library: ctypes.CDLL, inputs: int) -> None:
+    layer = nn.Linear(inputs, 48, bias=False).bfloat16()
+    x, kept = torch.randn(9, inputs), layer.weight.float()
+    result = Product(library, [layer], "bfloat16")(x)
+    rounded = F.linear(x.bfloat16().float(), kept)
+    exact = F.linear(x, kept)
+    assert min((result - wanted).abs().max() for wanted in (exact, rounded)) < 1e-5
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+def test_a_row_is_the_same_beside_any_other_rows(library: ctypes.CDLL, weights: str) -> None:
+    product = Product(library, [nn.Linear(70, 80, bias=False)], weights)  # type: ignore[arg-type]
+    x = torch.randn(64, 70)
+    alone = torch.cat([product(row[None]) for row in x])
+    for rows in range(2, 65):
+        assert torch.equal(product(x[:rows]), alone[:rows])
 
 
 def test_norm_and_mlp(library: ctypes.CDLL) -> None:

@@ -5,7 +5,8 @@
  * machine it runs on. Each function is tested against a torch twin. Activations and the KV cache are float32.
  *
  * Packed weights, tiles of 16 outputs: float32 [N/16][K][16]; bfloat16 [N/16][K/2][16][2], so that one 32-bit lane holds
- * two neighbours of K and unpacking is a shift and a mask. Products and sums are float32 either way.
+ * two neighbours of K: what AVX512-BF16's dot product takes, for which x is rounded to bfloat16, and elsewhere unpacking is
+ * a shift and a mask and products are float32. Sums are float32 everywhere.
  *
  * A KV page holds 16 tokens of one layer and one KV head: keys transposed [D][16], values [16][D]. Scores of a page are
  * then the same outer product as a linear tile.
@@ -29,6 +30,7 @@ struct linear {
     float *y;
     long m, k, n, tiles_per_task;
     int bf16;
+    uint16_t *rounded; /* x in bfloat16, or null */
 };
 
 static void linear_task(const void *job, long task) {
@@ -38,17 +40,40 @@ static void linear_task(const void *job, long task) {
     for (long at = 0; at < j->m; at += block)
         for (long t = begin; t < end; t++) {
             const char *tile = j->w + t * j->k * TILE * (j->bf16 ? 2 : 4);
-            const float *x = j->x + at * j->k;
             float *y = j->y + at * j->n + t * TILE;
-            (j->bf16 ? tile_bf16 : tile_f32)(x, j->k, tile, j->k, y, j->n, least(block, j->m - at));
+            long rows = least(block, j->m - at);
+#if DOT_BF16
+            if (j->rounded) {
+                long two = t + 1 < end;
+                (two ? tile_dot_2 : tile_dot_1)(j->rounded + at * j->k, j->k, tile, j->k, y, j->n, rows);
+                t += two;
+                continue;
+            }
+#endif
+            (j->bf16 ? tile_bf16 : tile_f32)(j->x + at * j->k, j->k, tile, j->k, y, j->n, rows);
         }
 }
+
+#if DOT_BF16
+#define ROUNDED_ROWS 16 /* a task */
+
+static void round_task(const void *job, long task) {
+    const struct linear *j = job;
+    long at = task * ROUNDED_ROWS;
+    round_bf16(j->x + at * j->k, j->rounded + at * j->k, least(ROUNDED_ROWS, j->m - at) * j->k);
+}
+#endif
 
 /* y[m][n] = x[m][k] * W^T; n a multiple of 16, k even. */
 void linear(const float *x, const void *w, float *y, long m, long k, long n, int bf16) {
     long tiles = n / TILE, wanted = TASKS_PER_THREAD * (pool.workers + 1), each = (tiles + wanted - 1) / wanted;
-    struct linear job = {x, w, y, m, k, n, each, bf16};
+    struct linear job = {x, w, y, m, k, n, each, bf16, 0};
+#if DOT_BF16
+    if (bf16 && (job.rounded = malloc(m * k * sizeof *job.rounded))) /* without memory for it: the slower product */
+        pool_run(round_task, &job, (m + ROUNDED_ROWS - 1) / ROUNDED_ROWS);
+#endif
     pool_run(linear_task, &job, (tiles + each - 1) / each);
+    free(job.rounded);
 }
 
 /* y = x / rms(x) * weight, m rows of n. */
