@@ -1,6 +1,6 @@
 """How smooth the page stays while a long answer streams: CPU of each task of its own thread, in headless Chromium.
 
-`python -m benchmarks.page [--tokens 2000] [--rounds 3]`, after `make test-browser` has installed Chromium and its driver.
+`python -m benchmarks.page [--tokens 2000] [--rounds 3]`; `make test-browser` has installed Chromium and its driver.
 """
 
 import argparse

@@ -48,8 +48,8 @@ typedef uint32_t vu __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 
 #define ROWS(NAME, X)                                                                                      \
     static void NAME(const X *x, long ldx, const void *w, long k, float *y, long ldy, long m) {        \
-        for (long blocks = (m + 5) / 6, now; m > 0; m -= now, x += now * ldx, y += now * ldy) {            \
-            now = (m + blocks - 1) / blocks--;                                                             \
+        for (long blocks = (m + 5) / 6, now; blocks > 0; blocks--, m -= now, x += now * ldx, y += now * ldy) { \
+            now = (m + blocks - 1) / blocks;                                                               \
             switch (now) {                                                                                 \
             case 1: NAME##_1(x, ldx, w, k, y, ldy); break;                                                 \
             case 2: NAME##_2(x, ldx, w, k, y, ldy); break;                                                 \
