@@ -1,5 +1,7 @@
 """Plans, without a model: who runs, with how many tokens, over which pages."""
 
+from collections.abc import Sequence
+
 from truss_model.engine.generation import Generation
 from truss_model.engine.sampling_params import SamplingParams
 from truss_model.engine.scheduling.kv_cache import PagePool
@@ -136,3 +138,21 @@ def test_a_dropped_row_gives_everything_back() -> None:
         planner.drop(row)
     assert planner.pool.available == 64
     assert not planner.running and not planner.waiting
+
+
+def test_who_finds_no_row_finds_its_pages_free() -> None:
+    """Other threads read the counts between any two statements."""
+    rows: list[int] = []
+
+    class Pool(PagePool):
+        def release(self, pages: Sequence[int]) -> None:
+            rows.append(len(planner.running))
+            super().release(pages)
+
+    planner = scheduler()
+    planner.pool = Pool(64, SIZE)
+    [row] = request(10, 1)
+    planner.add(row)
+    run(planner, planner.plan())
+    planner.drop(row)
+    assert (rows, planner.running, planner.pool.available) == ([1], [], 64)

@@ -102,16 +102,16 @@ class Scheduler:
         return plan
 
     def drop(self, row: Row) -> None:
-        """Remove a finished, cancelled or failed row and free its pages; the prefix index keeps what it computed."""
+        """Free the pages of a finished, cancelled or failed row and remove it, in this order: other threads that find
+        no row find its pages free. The prefix index keeps what it computed."""
         if row.ended:
             return
-        if row.status is RowStatus.WAITING:
-            self.waiting.remove(row)
-        else:
-            self.running.remove(row)
+        place = self.waiting if row.status is RowStatus.WAITING else self.running
+        if place is self.running:
             self._publish_tail(row)
         row.status = RowStatus.ENDED
         self._release(row)
+        place.remove(row)
 
     def discard(self, row: Row) -> None:
         """Drop a row whose step failed. Its newest pages may hold anything: none of them is published."""
