@@ -13,6 +13,7 @@ from truss_model.engine.sampling_params import SamplingParams
 from truss_model.engine.settings import EngineSettings
 
 VOCAB = 1024
+ENDLESS = 7000  # tokens, which take seconds: no such row ends by itself before the test ends it
 Around = Callable[[torch.Tensor], torch.Tensor]
 SMALL = {
     "vocab_size": VOCAB,
@@ -22,7 +23,7 @@ SMALL = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 16,
-    "max_position_embeddings": 512,
+    "max_position_embeddings": 8192,
 }
 
 

@@ -23,7 +23,7 @@ from truss_model.engine.pipe_delivery import PipeDelivery
 from truss_model.engine.settings import EngineSettings
 
 FATAL = 1000
-SETTINGS = EngineSettings(kv_cache_bytes=8 << 20, max_rows=4)
+SETTINGS = EngineSettings(kv_cache_bytes=32 << 20, max_rows=4)
 
 
 def backend(model: PreTrainedModel, limits: Limits, settings: EngineSettings) -> Backend:

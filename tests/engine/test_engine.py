@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.engine.conftest import Answer, StartEngine, collect, gated, greedy, make_model, reference
+from tests.engine.conftest import ENDLESS, Answer, StartEngine, collect, gated, greedy, make_model, reference
 from truss_model.engine.sampling_params import SamplingParams
 from truss_model.errors import QueueFull, RequestError
 
@@ -96,7 +96,7 @@ async def test_a_full_queue_is_refused_and_admits_again(start_engine: StartEngin
 
 async def test_waiting_too_long_is_told(start_engine: StartEngine) -> None:
     engine = start_engine(make_model(), max_rows=1, max_queue_seconds=0.0)
-    running = engine.submit([1], SamplingParams(max_tokens=400, temperature=0.0))
+    running = engine.submit([1], SamplingParams(max_tokens=ENDLESS, temperature=0.0))
     late = engine.submit([2], GREEDY)
     with pytest.raises(QueueFull, match="waited 0 s"):
         await asyncio.wait_for(late.admitted(), 30)
@@ -105,7 +105,7 @@ async def test_waiting_too_long_is_told(start_engine: StartEngine) -> None:
 
 async def test_cancelled_rows_free_their_pages_and_the_others_go_on(start_engine: StartEngine) -> None:
     engine = start_engine(make_model())
-    generation = engine.submit([1] * 40, SamplingParams(max_tokens=300, temperature=0.0), n=3)
+    generation = engine.submit([1] * 40, SamplingParams(max_tokens=ENDLESS, temperature=0.0), n=3)
     seen: dict[int, list[int]] = {}
     async for batch in generation.outputs():
         for output in batch:
@@ -113,7 +113,7 @@ async def test_cancelled_rows_free_their_pages_and_the_others_go_on(start_engine
         generation.cancel(1)
         if len(seen.get(0, ())) > 20:
             generation.cancel()
-    assert 20 < len(seen[0]) < 300
+    assert 20 < len(seen[0]) < ENDLESS
     while engine.stats().rows_running:
         await greedy(engine, [5], 1)
     assert engine.stats().pages_free == engine.stats().pages_total

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.engine.conftest import VOCAB, StartEngine, collect, gated, greedy, make_model, reference
+from tests.engine.conftest import ENDLESS, VOCAB, StartEngine, collect, gated, greedy, make_model, reference
 from truss_model.engine.engine import Engine
 from truss_model.engine.generation import Generation
 from truss_model.engine.sampling_params import SamplingParams
@@ -16,7 +16,7 @@ from truss_model.engine.settings import EngineSettings
 from truss_model.errors import EngineUnwell, GenerationFailed, LoadError, RequestError
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0.0)
-LONG = SamplingParams(max_tokens=400, temperature=0.0)
+LONG = SamplingParams(max_tokens=ENDLESS, temperature=0.0)
 SMALL = EngineSettings(kv_cache_bytes=8 << 20, max_rows=1)
 
 

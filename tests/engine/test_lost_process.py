@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.engine import scripted_worker as scripted
-from tests.engine.conftest import collect, make_model
+from tests.engine.conftest import ENDLESS, collect, make_model
 from tests.engine.faulty_worker import FATAL
 from truss_model.built_engine import BuiltEngine
 from truss_model.engine.engine import Engine
@@ -24,7 +24,7 @@ from truss_model.errors import EngineUnwell, GenerationFailed, GpuLost, LoadErro
 from truss_model.worker import Requests
 
 SETTINGS = EngineSettings(max_queue=4)
-ENDLESS = SamplingParams(max_tokens=400, temperature=0.0)
+LONG = SamplingParams(max_tokens=ENDLESS, temperature=0.0)
 SHORT = SamplingParams(max_tokens=4, temperature=0.0)
 Start = Callable[..., RemoteEngine]
 
@@ -57,7 +57,7 @@ async def test_a_fault_of_the_gpu_in_a_step_ends_the_process_and_the_next_one_se
     """A single step: no later one can succeed."""
     engine = start({"folder": str(tmp_path)}, "tests.engine.faulty_worker")
     assert [attempt.rung for attempt in engine.attempts] == ["all kernels"]
-    beside = [engine.submit([3, number], ENDLESS) for number in range(4)]
+    beside = [engine.submit([3, number], LONG) for number in range(4)]
     for generation in beside:
         await anext(generation.outputs())
     lost = engine.submit([3, FATAL], SHORT)  # waits for a row

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tests.engine.conftest import StartEngine, collect, greedy, make_model
+from tests.engine.conftest import ENDLESS, StartEngine, collect, greedy, make_model
 from truss_model.engine.generation import Generation
 from truss_model.engine.histogram import Distribution
 from truss_model.engine.observations import Observations
@@ -121,7 +121,7 @@ async def test_an_engine_observes_every_request_token_and_step(start_engine: Sta
 
 async def test_an_engine_does_not_time_what_failed_or_was_cancelled_in_the_queue(start_engine: StartEngine) -> None:
     engine = start_engine(make_model(), max_rows=1)
-    running = engine.submit([5] * 10, SamplingParams(max_tokens=200, temperature=0.0))
+    running = engine.submit([5] * 10, SamplingParams(max_tokens=ENDLESS, temperature=0.0))
     await running.admitted()
     waiting = engine.submit([6] * 10, SamplingParams(max_tokens=5))
     waiting.cancel()
