@@ -1,6 +1,7 @@
 """A server as a child process: its own process group, its output in a file, ready or dead, stopped for certain."""
 
 import os
+import random
 import re
 import signal
 import socket
@@ -141,10 +142,11 @@ class ServerProcess:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Below the range from which connections get theirs: nothing else takes it between here and the server's start."""
+    chance = random.SystemRandom()
+    while not is_free(port := chance.randrange(10_000, 32_000)):
+        pass
+    return port
 
 
 def is_free(port: int) -> bool:

@@ -1,7 +1,6 @@
 """`make serve` and `make demo` as child processes, on free ports and with a cache of their own."""
 
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from scripts.process import is_free
+from scripts.process import free_port, is_free
 from scripts.serve import REPOSITORY
 
 
@@ -19,8 +18,8 @@ def local_environment(cache: Path) -> dict[str, str]:
     """What a person's shell would have, but for the hub, which is not asked, and the folder of everything kept."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TRUSS_MODEL_", "HF_"))}
     return inherited | {
-        "PORT": str(_quiet_port()),
-        "TRUSS_PORT": str(_quiet_port()),
+        "PORT": str(free_port()),
+        "TRUSS_PORT": str(free_port()),
         "XDG_CACHE_HOME": str(cache),
         "HF_HOME": str(cache / "huggingface"),
         "HF_HUB_OFFLINE": "1",
@@ -72,17 +71,12 @@ def left_over(environment: Mapping[str, str]) -> list[str]:
     found = [f"port {port}" for port in ports if not is_free(int(port)) or _listens(int(port))]
     for process in psutil.process_iter():
         try:
-            told = process.environ()
+            told, command = process.environ(), process.cmdline()
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
         if {told.get("BRIDGE_SERVER_PORT"), told.get("INFERENCE_SERVER_PORT")} & ports:
-            found.append(" ".join(process.cmdline()))
+            found.append(" ".join(command))
     return found
-
-
-def _quiet_port() -> int:
-    """Below the range from which connections get theirs: nothing else takes it between here and the start."""
-    return next(port for port in iter(lambda: random.randrange(10_000, 32_000), 0) if is_free(port))
 
 
 def _listens(port: int) -> bool:

@@ -4,12 +4,13 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import redis.asyncio
+
+from scripts.process import free_port
 
 PASSWORD = "opensesame"
 ENVIRONMENT = "TEST_LIMITS_URL"
@@ -25,8 +26,7 @@ class RedisServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://:{PASSWORD}@127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -53,9 +53,10 @@ class RedisServer:
             self._process = None
 
     def freeze(self) -> None:
-        """It accepts connections and answers nothing."""
+        """It accepts connections and answers nothing, from the return on."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         assert self._process is not None
