@@ -141,7 +141,7 @@ async def decided(server: RedisServer) -> dict[str, Figures]:
             await server.start()
             store = LimitStore(Store(url=server.url))
             await store.start()
-            limits = SharedLimits(client, store, LocalLimits(client, time.monotonic))
+            limits = SharedLimits(client, store, LocalLimits(client, time.monotonic), time.monotonic)
 
             async def ask(limits: SharedLimits = limits) -> float:
                 began = time.perf_counter()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-TICKS = 50
+TICKS = 2000
 
 
 @pytest.fixture

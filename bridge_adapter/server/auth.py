@@ -46,7 +46,9 @@ class Keyring:
         self._callers: list[tuple[bytes, Caller]] = []
         for client in keys.clients:
             local = LocalLimits(client, clock)
-            limits: KeyLimits = local if store is None or not _limited(client) else SharedLimits(client, store, local)
+            limits: KeyLimits = local
+            if store is not None and _limited(client):
+                limits = SharedLimits(client, store, local, clock)
             self._callers.append((bytes.fromhex(client.sha256), Caller(client, limits)))
 
     def identify(self, key: str | None) -> Caller:

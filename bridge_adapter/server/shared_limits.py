@@ -1,7 +1,6 @@
 """Limits of a key that hold over all workers and pods that ask one store; what happens while it is away."""
 
-import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -25,13 +24,14 @@ _REFUSED_SECONDS = 1.0  # for which a key that is over its requests is refused w
 class SharedLimits:
     """One key's. `local` counts along, so that it can go on where the store ends."""
 
-    def __init__(self, client: ClientKey, store: LimitStore, local: LocalLimits) -> None:
+    def __init__(self, client: ClientKey, store: LimitStore, local: LocalLimits, clock: Callable[[], float]) -> None:
         self._name = client.name
         self._requests = client.requests_per_minute
         self._tokens = client.tokens_per_minute
         self._streams = client.concurrent_streams
         self._store = store
         self._local = local
+        self._clock = clock
         self._refused: tuple[float, Window] | None = None  # when, and what the store said
 
     def check(self) -> None:
@@ -42,7 +42,7 @@ class SharedLimits:
         if self._refused is None or self._requests is None:
             return
         since, window = self._refused
-        passed = time.monotonic() - since
+        passed = self._clock() - since
         if passed >= min(window.wait, _REFUSED_SECONDS):
             self._refused = None
             return
@@ -79,7 +79,7 @@ class SharedLimits:
         work = Work(amount, self._granted(admission))
         held = int(admission.lease is not None)
         self._local.charge(requests=1, tokens=amount, streams=held)
-        began = time.monotonic()
+        began = self._clock()
         error: BaseException | None = None
         try:
             yield work
@@ -89,7 +89,7 @@ class SharedLimits:
         finally:
             excess = work.excess(error)
             self._local.charge(tokens=excess, streams=-held)
-            if excess < 0 and time.monotonic() - began > MINUTE:
+            if excess < 0 and self._clock() - began > MINUTE:
                 excess = 0  # the minute of the estimate is over
             self._store.end(self._name, (self._tokens, excess) if self._tokens is not None else None, admission.lease)
 
@@ -98,7 +98,7 @@ class SharedLimits:
         headers: dict[str, str] = {}
         if admission.requests is not None and self._requests is not None:
             if not admission.requests.granted:
-                self._refused = time.monotonic(), admission.requests
+                self._refused = self._clock(), admission.requests
             headers = _headers("requests", self._requests, admission.requests, headers)
         if admission.full and self._streams is not None:
             raise too_many_streams(self._streams, headers)

@@ -6,6 +6,7 @@ from tests.adapter.harness import Answered
 from tests.adapter.stub import Request, Wire, line
 
 ONCE = {"retries": {"attempts": 0}}
+SOON = 0.5  # seconds after which an upstream is given up; what must come before takes milliseconds
 HALF = line(event="start", prompt_tokens=1) + line(event="delta", index=0, text="Hel")
 
 

@@ -77,6 +77,13 @@ class Bridge:
         asked = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **(body or {}), **fields}
         return await self.post("/v1/chat/completions", asked)
 
+    @asynccontextmanager
+    async def streaming(self, **fields: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A chat's stream from its first header on; what comes is the block's to read."""
+        asked = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True, **fields}
+        async with self.http.post(f"{self.url}/v1/chat/completions", json=asked) as response:
+            yield response
+
     async def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answered:
         async with self.http.get(self.url + path, headers={**self.default_headers, **(headers or {})}) as response:
             return Answered(response.status, response.headers, await response.read())
@@ -111,5 +118,5 @@ async def running_bridge(settings: AdapterSettings, *, api_key: str = "unused") 
             for connection in list(state.connections):
                 connection.shutdown()
             if state.tasks:
-                await asyncio.wait(state.tasks, timeout=5)
+                await asyncio.wait(state.tasks, timeout=30)
             assert not state.tasks, "a request was still running when its test had ended"

@@ -73,7 +73,9 @@ async def test_a_key_for_some_models(stub: Stub) -> None:
 
 async def test_requests_a_minute(stub: Stub) -> None:
     keys = listed(client("ann", requests_per_minute=2), client("bob"))
-    async with running_bridge(settings_for(stub.url, keys=keys), api_key="sk-ann") as bridge:
+    settings = settings_for(stub.url, keys=keys)
+    async with running_bridge(settings, api_key="sk-ann") as bridge:
+        bridge.state.keyring = Keyring(settings.keys, lambda: 0.0)
         first = await chat(bridge, "Bearer sk-ann")
         await chat(bridge, "Bearer sk-ann")
         third = await chat(bridge, "Bearer sk-ann")

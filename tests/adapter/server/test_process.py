@@ -19,6 +19,7 @@ import yaml
 
 from bridge_adapter.cli import main
 
+PATIENCE = 60.0  # seconds; only what hangs takes so long
 BODY = b'{"model": "%s", "messages": [{"role": "user", "content": "Hi"}], "stream": %s}'
 
 
@@ -34,7 +35,7 @@ class Truss(BaseHTTPRequestHandler):
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
         self._piece(b'{"event":"start"}\n{"event":"delta","index":0,"text":"one "}\n')
-        self.go.wait(20)
+        self.go.wait(PATIENCE)
         end = b'{"event":"finish","index":0,"reason":"stop"}\n{"event":"done"}\n'
         self._piece(b'{"event":"delta","index":0,"text":"two"}\n' + end)
         self.wfile.write(b"0\r\n\r\n")
@@ -78,7 +79,7 @@ class Process:
         return b"".join(self._log)
 
     def connect(self) -> HTTPConnection:
-        return HTTPConnection("127.0.0.1", self.port, timeout=20)
+        return HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
 
     def chat(self, model: str = "m", *, stream: bool = False) -> tuple[HTTPConnection, HTTPResponse]:
         connection = self.connect()
@@ -137,7 +138,7 @@ def workers_of(pid: int) -> set[int]:
 
 
 def eventually(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -155,7 +156,7 @@ def test_a_drain_lets_streams_end_and_takes_nothing_new(truss: str, tmp_path: Pa
         assert served.get("/health/live")[0] == 200
         Truss.go.set()
         assert stream.read().endswith(b"data: [DONE]\n\n")
-        assert served.process.wait(20) == -signal.SIGTERM
+        assert served.process.wait(PATIENCE) == -signal.SIGTERM
         connection.close()
         other.close()
 
@@ -169,7 +170,7 @@ def test_a_drain_has_an_end(truss: str, tmp_path: Path) -> None:
         with pytest.raises(HTTPException):  # the stream is cut, although the Truss goes on with it
             stream.read()
         assert not Truss.go.is_set()
-        assert served.process.wait(20) == -signal.SIGTERM
+        assert served.process.wait(PATIENCE) == -signal.SIGTERM
         eventually(lambda: b"drain: 1 requests did not end in time" in served.log)
         connection.close()
 
@@ -212,7 +213,7 @@ def test_workers_share_a_socket_and_their_metrics(truss: str, tmp_path: Path) ->
         eventually(lambda: len(workers_of(served.process.pid) - workers) == 1)
         eventually(lambda: b"bridge_in_flight 1.0" in served.get("/metrics")[1])
         served.process.send_signal(signal.SIGTERM)
-        assert served.process.wait(20) == 0
+        assert served.process.wait(PATIENCE) == 0
 
 
 def test_a_taken_port_is_told(truss: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from bridge_adapter.cli import main
+from bridge_adapter.server.auth import Keyring
 from bridge_adapter.settings import SettingsError
 from bridge_adapter.settings_file import load_settings
 from tests.adapter.expect import hang
@@ -192,7 +193,9 @@ async def test_a_request_with_all_limits_asks_the_store_once_and_then_returns_wh
 ) -> None:
     stub.play = says("Hello")
     limits = keys(requests_per_minute=2, tokens_per_minute=1000, concurrent_streams=1)
-    async with running_bridge(settings_for(stub.url, keys=limits)) as bridge:
+    settings = settings_for(stub.url, keys=limits)
+    async with running_bridge(settings) as bridge:
+        bridge.state.keyring = Keyring(settings.keys, lambda: 0.0, bridge.state.store)
         asked = []
         for count in range(3):
             await chat(bridge, stream=count == 0)

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.adapter.expect import HALF, hang
 from tests.adapter.harness import Bridge, running_bridge, settings_for
-from tests.adapter.stub import Request, Stub, Wire, replies, running_stub, says, sends
+from tests.adapter.stub import Request, Stub, Wire, line, replies, running_stub, says, sends
 
 SECRET = "sk-planted-secret-in-a-key"
 CONTENT = "planted words of a message"
@@ -79,17 +79,23 @@ async def test_metrics_after_a_mix_of_requests(stub: Stub) -> None:
 
 
 async def test_time_between_tokens(stub: Stub) -> None:
+    client_has_it = asyncio.Semaphore(0)
+
     async def play(request: Request, wire: Wire) -> None:
         await wire.start()
-        for _ in range(3):
-            await wire.piece(b'{"event":"delta","index":0,"text":"x"}\n')
-            await asyncio.sleep(0.02)
+        for text in ("one", "two", "three"):
+            await wire.piece(line(event="delta", index=0, text=text))
+            await client_has_it.acquire()
         await wire.piece(b'{"event":"finish","index":0,"reason":"stop"}\n{"event":"done"}\n')
         await wire.end()
 
     stub.play = play
     async with running_bridge(settings_for(stub.url)) as bridge:
-        await bridge.chat(stream=True)
+        async with bridge.streaming() as response:
+            for text in (b"one", b"two", b"three"):
+                await response.content.readuntil(text)
+                client_has_it.release()
+            await response.content.read()
         found = await values(bridge)
     assert found[sample("bridge_inter_token_seconds_count", model="m", route="chat.completions")] == 2
 
@@ -186,7 +192,7 @@ async def test_traces(stub: Stub) -> None:
             await bridge.chat(stream=True)
             stub.play = replies({}, 500)
             await bridge.chat()
-        await asyncio.wait_for(got.wait(), 10)
+        await asyncio.wait_for(got.wait(), 30)
     export = ExportTraceServiceRequest.FromString(collector.requests[0].body)
     good, bad = export.resource_spans[0].scope_spans[0].spans
     told = {item.key: item.value for item in good.attributes}

@@ -5,16 +5,15 @@ from typing import Any
 
 import pytest
 
-from tests.adapter.expect import ONCE, closed_halfway, error, fault, hang, page, unusable
+from scripts.process import free_port
+from tests.adapter.expect import ONCE, SOON, closed_halfway, error, fault, hang, page, unusable
 from tests.adapter.harness import Bridge, running_bridge, settings_for
 from tests.adapter.stub import Play, Request, Stub, Wire, answer, replies, running_stub, says
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_nobody_listens(stream: bool) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    async with running_bridge(settings_for(f"http://127.0.0.1:{port}")) as bridge:
+    async with running_bridge(settings_for(f"http://127.0.0.1:{free_port()}")) as bridge:
         answered = await bridge.chat(stream=stream)
     expected = fault("The model's server cannot be reached.", "service_unavailable_error")
     assert error(answered) == (503, expected)
@@ -23,13 +22,14 @@ async def test_nobody_listens(stream: bool) -> None:
 
 async def test_a_port_that_closes_and_opens_again() -> None:
     """The pool's connection dies with it; no answer after that is lost to a connection that is no more."""
-    async with running_stub(says("before")) as stub:
+    port = free_port()
+    async with running_stub(says("before"), port) as stub:
         bridged = running_bridge(settings_for(stub.url, model=ONCE))
         bridge = await bridged.__aenter__()
         assert (await bridge.chat()).status == 200
     try:
         assert (await bridge.chat()).status == 503
-        async with running_stub(says("after"), int(stub.url.rpartition(":")[2])):
+        async with running_stub(says("after"), port):
             for stream in (False, True):
                 assert (await bridge.chat(stream=stream)).status == 200
     finally:
@@ -140,7 +140,7 @@ async def test_a_200_that_is_no_answer(stub: Stub, play: Play, expected: tuple[i
 @pytest.mark.parametrize(("phase", "said"), [("first_byte", "begin"), ("total", "finish")])
 async def test_no_first_byte(stub: Stub, stream: bool, phase: str, said: str) -> None:
     stub.play = hang
-    async with running_bridge(settings_for(stub.url, model={"timeouts": {phase: 0.1}})) as bridge:
+    async with running_bridge(settings_for(stub.url, model={"timeouts": {phase: SOON}})) as bridge:
         answered = await bridge.chat(stream=stream)
     assert error(answered) == (504, fault(f"The model's server did not {said} its answer in time."))
     assert len(stub.requests) == 1

@@ -11,6 +11,8 @@ import pytest
 
 from bridge_adapter.settings import AdapterSettings
 from bridge_adapter.settings_file import check_settings
+from bridge_adapter.upstream.health import Health
+from bridge_adapter.upstream.retry_budget import RetryBudget
 from tests.adapter.harness import Answered, Bridge, running_bridge
 from tests.adapter.stub import Play, Request, Stub, Wire, line, running_stub, says
 
@@ -29,7 +31,10 @@ async def bridge_over(
     models: Mapping[str, Any] | None = None,
     **targets: Any,
 ) -> AsyncIterator[tuple[Bridge, dict[str, Stub]]]:
-    """`m` with an upstream for each play, or a model of its own if `models` has its name; `targets`: more of a row."""
+    """`m` with an upstream for each play, or a model of its own if `models` has its name; `targets`: more of a row.
+
+    No time passes for circuits and budgets, so that neither depends on how long the requests take.
+    """
     async with AsyncExitStack() as stack:
         stubs = {name: await stack.enter_async_context(running_stub(play)) for name, play in plays.items()}
         rows = {
@@ -45,7 +50,12 @@ async def bridge_over(
         tree = {"models": rows, "server": {"web": False}, "observe": {"access_log": "off"}}
         settings = msgspec.convert(tree, AdapterSettings)
         check_settings(settings)
-        yield await stack.enter_async_context(running_bridge(settings)), stubs
+        bridge = await stack.enter_async_context(running_bridge(settings))
+        pool = bridge.state.router.by_name("m", None).pool
+        pool.budget = RetryBudget(clock=lambda: 0.0)
+        for upstream in pool.upstreams:
+            upstream.health = Health(clock=lambda: 0.0)
+        yield bridge, stubs
 
 
 async def status(code: int, request: Request, wire: Wire) -> None:

@@ -6,18 +6,11 @@ from typing import Any
 import pytest
 from openai import APIError
 
-from tests.adapter.expect import HALF, ONCE, closed_halfway, error, fault, last_event, page, unusable
-from tests.adapter.harness import Bridge, running_bridge, settings_for
+from tests.adapter.expect import HALF, ONCE, SOON, closed_halfway, error, fault, last_event, page, unusable
+from tests.adapter.harness import Answered, Bridge, running_bridge, settings_for
 from tests.adapter.stub import Play, Request, Stub, Wire, line, ndjson, says, sends
 
 CUT = "The model's server closed the connection before the end of its answer."
-
-
-async def reset_halfway(request: Request, wire: Wire) -> None:
-    await wire.start()
-    await wire.piece(HALF)
-    await asyncio.sleep(0.05)  # a reset drops what the peer has not read yet
-    wire.reset()
 
 
 async def quiet_end_of_text(request: Request, wire: Wire) -> None:
@@ -27,7 +20,6 @@ async def quiet_end_of_text(request: Request, wire: Wire) -> None:
 
 
 MIDSTREAM: list[tuple[Play, dict[str, Any]]] = [
-    (reset_halfway, fault(CUT)),
     (closed_halfway, fault(CUT)),
     (quiet_end_of_text, fault(CUT)),
     (sends(HALF), unusable("the end of the stream before its last event")),
@@ -61,6 +53,27 @@ async def test_a_stream_that_fails_halfway(stub: Stub, play: Play, expected: dic
         answered = await bridge.chat(stream=True)
         metrics = bridge.state.observer.metrics.text().decode()
     assert last_event(answered) == expected
+    assert "bridge_upstream_errors_total{" in metrics
+
+
+async def test_a_stream_that_is_reset_halfway(stub: Stub) -> None:
+    """After the client has what came before: a reset drops what the peer has not read yet."""
+    client_has_it = asyncio.Event()
+
+    async def play(request: Request, wire: Wire) -> None:
+        await wire.start()
+        await wire.piece(HALF)
+        await client_has_it.wait()
+        wire.reset()
+
+    stub.play = play
+    async with running_bridge(settings_for(stub.url, model=ONCE)) as bridge:
+        async with bridge.streaming() as response:
+            begun = await response.content.readuntil(b"Hel")
+            client_has_it.set()
+            answered = Answered(response.status, response.headers, begun + await response.content.read())
+        metrics = bridge.state.observer.metrics.text().decode()
+    assert last_event(answered) == fault(CUT)
     assert "bridge_upstream_errors_total{" in metrics
 
 
@@ -117,7 +130,7 @@ async def stall(request: Request, wire: Wire) -> None:
 )
 async def test_a_stall(stub: Stub, phase: str, said: str) -> None:
     stub.play = stall
-    async with running_bridge(settings_for(stub.url, model={"timeouts": {phase: 0.2}})) as bridge:
+    async with running_bridge(settings_for(stub.url, model={"timeouts": {phase: SOON}})) as bridge:
         answered = await bridge.chat(stream=True)
     assert last_event(answered) == fault(f"The model's server {said}.")
 
