@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,12 @@ def served(
 @pytest.fixture(scope="module")
 def adapter(baseten: Baseten, served: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """An adapter in front of the hosted endpoints, in every form of their URLs."""
+    with hosted_adapter(baseten, tmp_path_factory.mktemp("adapter")) as service:
+        yield service
+
+
+@contextmanager
+def hosted_adapter(baseten: Baseten, folder: Path, **server: float) -> Iterator[Service]:
     urls = {name: baseten.endpoint(target) for name, target in TARGETS.items()}
     urls["openai"] = openai_url(baseten)
     urls["regional"] = f"{baseten.url}/model-{MODEL_ID}-production/predict"
@@ -99,11 +106,11 @@ def adapter(baseten: Baseten, served: Service, tmp_path_factory: pytest.TempPath
     settings = {
         "models": models,
         "path_form": {"url": f"{baseten.url}/model-{{model_id}}/production/predict", "retries": {"attempts": 0}},
-        "server": {"cold_start_after": 0.2, "keep_alive": 0.2},
+        "server": server,
     }
     port = free_port()
     environment = {"BASETEN_API_KEY": API_KEY}
-    with start_adapter(settings, port, tmp_path_factory.mktemp("adapter"), environment=environment) as process:
+    with start_adapter(settings, port, folder, environment=environment) as process:
         wait_adapter(process, port)
         yield Service(process, port)
 
@@ -253,11 +260,14 @@ def test_what_the_platform_refuses(baseten: Baseten, adapter: Service, name: str
         assert answer.headers["retry-after"] == "7"
 
 
-def test_a_cold_start_keeps_the_stream_alive(baseten: Baseten, adapter: Service) -> None:
+def test_a_cold_start_keeps_the_stream_alive(baseten: Baseten, served: Service, tmp_path: Path) -> None:
     """Baseten parks a request until a replica is up; the caller meanwhile sees comments, then the whole answer."""
     baseten.asleep["asleep"] = awake = threading.Event()
     body = {"model": "asleep", "messages": QUESTION, "stream": True, "max_tokens": 4}
-    with httpx.stream("POST", f"{adapter.url}/v1/chat/completions", json=body, timeout=30) as answer:
+    with (
+        hosted_adapter(baseten, tmp_path, cold_start_after=0.2, keep_alive=0.2) as adapter,
+        httpx.stream("POST", f"{adapter.url}/v1/chat/completions", json=body, timeout=60) as answer,
+    ):
         assert answer.status_code == 200
         lines = answer.iter_lines()
         assert next(lines).startswith(":")
