@@ -55,9 +55,12 @@ class Policy:
             self._check_cap(job, "max_tokens", first.get("max_tokens"))
         if "stop" in first:
             array(first["stop"], "stop", shortest=0, longest=self.max_stop_strings)
-        limits = [limit for limit in (job.default_max_tokens, self.caps.get("max_tokens")) if limit is not None]
-        for body in job.bodies:
-            self._complete(body, min(limits, default=None))
+        most = self.caps.get("max_tokens")
+        if job.default_max_tokens is not None:
+            most = job.default_max_tokens if most is None else min(job.default_max_tokens, most)
+        if most is not None or self.defaults or self.clamp_to_context:
+            for body in job.bodies:
+                self._complete(body, most)
 
     def _complete(self, body: dict[str, Any], max_tokens: int | None) -> None:
         for name, value in self.defaults.items():

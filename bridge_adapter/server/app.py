@@ -37,6 +37,13 @@ class Bridge(FastAPI):
         self._state = state
         self.state.adapter = state
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As Starlette's, which would be two more frames around every request; there is no root path here."""
+        scope["app"] = self
+        if self.middleware_stack is None:
+            self.middleware_stack = self.build_middleware_stack()
+        await self.middleware_stack(scope, receive, send)
+
     def build_middleware_stack(self) -> ASGIApp:
         endpoints = {path: Endpoint(self._state, operation) for path, operation in OPERATIONS.items()}
         middleware = RequestMiddleware(Dispatch(endpoints, super().build_middleware_stack()), self._state)

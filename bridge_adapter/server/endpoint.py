@@ -1,5 +1,6 @@
 """One operation as an ASGI app: checks, limits, routes. Errors and logging are the middleware's."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -10,13 +11,14 @@ from bridge_adapter.openai_api.policy import DROPPED_FIELDS, header_of
 from bridge_adapter.server import request_body as bodies
 from bridge_adapter.server.auth import key_of
 from bridge_adapter.server.generation_request import GenerationRequest
+from bridge_adapter.server.http_protocol import body_arrived
 from bridge_adapter.server.state import AdapterState
 from bridge_adapter.telemetry.exchange import Exchange
 from bridge_adapter.upstream.routing import Destination
 
 
 class Endpoint:
-    """`POST .../chat/completions` and its like. Expects the middleware's Exchange in the scope's state."""
+    """`POST .../chat/completions` and its like. Expects the middleware's Exchange and headers in the scope's state."""
 
     def __init__(self, state: AdapterState, operation: Operation) -> None:
         self._state = state
@@ -25,7 +27,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope["state"]["exchange"]
         exchange.route = self._operation.route
-        headers = dict(scope["headers"])
+        headers: Mapping[bytes, bytes] = scope["state"]["headers"]
         self._state.check_open()
         key = key_of(headers.get(b"authorization", b"").decode("latin-1"))
         caller = self._state.keyring.identify(key)
@@ -33,7 +35,8 @@ class Endpoint:
         caller.limits.check()
         server = self._state.settings.server
         try:
-            body = await bodies.read_body(receive, headers, limit=server.max_body, seconds=server.body_timeout)
+            seconds = None if body_arrived(scope) else server.body_timeout
+            body = await bodies.read_body(receive, headers, limit=server.max_body, seconds=seconds)
             destination = self._destination(body, scope.get("path_params", {}).get("model_id"), key)
             caller.check_model(destination.pool.name, destination.model)
             request = GenerationRequest(self._state, self._operation, body, key, exchange, receive, send)

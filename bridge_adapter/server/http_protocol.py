@@ -6,10 +6,15 @@ and leaves its body out; JDK's HttpClient offers `h2c` with the first request of
 
 from collections.abc import MutableMapping
 from typing import Any
+from weakref import ref
 
 import httptools
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+
+BODY = "bridge_adapter.body"
+"""The name of the ASGI extension by which an app asks `body_arrived`."""
 
 
 class BridgeProtocol(HttpToolsProtocol):
@@ -49,7 +54,14 @@ class BridgeProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if cycle.scope["http_version"] != "1.1":
             app = CloseDelimited(app, cycle)
+        cycle.scope["extensions"] = {BODY: {"cycle": ref(cycle)}}  # weak, as it holds the scope
         super()._start_asgi_task(cycle, app)
+
+
+def body_arrived(scope: Scope) -> bool:
+    """Whether all of a request's body is here, so that nothing of it must be waited for; False where nobody knows."""
+    extension = scope.get("extensions", {}).get(BODY)
+    return extension is not None and not extension["cycle"]().more_body
 
 
 class CloseDelimited:

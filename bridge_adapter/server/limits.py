@@ -79,6 +79,9 @@ class Bucket:
         return rate_headers(self._unit, self._limit, int(self._left), reset)
 
 
+_NOT_COUNTED = nullcontext(Work())  # shared, for nobody reads what is noted of it
+
+
 class LocalLimits:
     """The limits of one key, of which each process grants the whole amount."""
 
@@ -99,9 +102,9 @@ class LocalLimits:
         return self._requests.take(1) if self._requests is not None else {}
 
     def work(self, body: Mapping[str, Any], stream: bool) -> AbstractAsyncContextManager[Work]:
+        if self._requests is None and self._tokens is None and self._most_streams is None:
+            return _NOT_COUNTED
         headers = self._requests.take(1) if self._requests is not None else {}
-        if self._tokens is None and self._most_streams is None:
-            return nullcontext(Work(headers=headers))
         return self._counted(body, stream, headers)
 
     @asynccontextmanager

@@ -31,7 +31,7 @@ class RequestMiddleware:
         headers: Mapping[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         exchange = Exchange(request_id(given), method=scope["method"], path=scope["path"])
-        scope.setdefault("state", {})["exchange"] = exchange
+        scope.setdefault("state", {}).update(exchange=exchange, headers=headers)
         started = False
 
         async def tell(message: Message) -> None:

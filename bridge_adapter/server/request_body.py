@@ -13,10 +13,12 @@ from bridge_adapter.openai_api.operations import json_object
 from bridge_adapter.server.content_encoding import ContentDecoder, decoder_for
 
 
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, limit: int, seconds: float) -> dict[str, Any]:
+async def read_body(
+    receive: Receive, headers: Mapping[bytes, bytes], *, limit: int, seconds: float | None
+) -> dict[str, Any]:
     """The JSON object in the body; raises InvalidRequest, or ClientGone when the body never came to its end.
 
-    `limit` is in bytes, for the body as it is sent and as it is decoded.
+    `limit` is in bytes, for the body as it is sent and as it is decoded; `seconds` is None where all of it is here.
     """
     kind = headers.get(b"content-type", b"").decode("latin-1")
     # A web page of any origin can post other types without asking, and no key stands in its way on an open service.
@@ -26,6 +28,8 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], *, limit: 
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
+    if seconds is None:
+        return _parse(await _receive_all(receive, limit, decoder))
     try:
         async with asyncio.timeout(seconds):
             return _parse(await _receive_all(receive, limit, decoder))

@@ -37,7 +37,7 @@ def behind(page: "Page", answer: "Locator", tab: str) -> str:
     """One tab of what is behind an answer, as text."""
     answer.get_by_role("button", name="Request, events and code").click()
     page.get_by_role("tab", name=tab, exact=True).click()
-    shown = page.get_by_role("dialog").locator("pre").inner_text()
+    shown: str = page.get_by_role("dialog").locator("pre").inner_text()
     page.get_by_role("button", name="Close").click()
     return shown
 
