@@ -12,7 +12,6 @@ import httptools
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-
 BODY = "bridge_adapter.body"
 """The name of the ASGI extension by which an app asks `body_arrived`."""
 
