@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
 CHROMIUM = "/usr/bin/chromium"
+PATIENCE = 60_000  # milliseconds, against hanging only: the machine may be busy with other things
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -62,7 +63,7 @@ class Watch:
 def browser() -> "Iterator[Browser]":
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=15_000)
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -98,7 +99,7 @@ def open_page(browser: "Browser") -> "Iterator[Any]":
 
     def open_page(url: str, **options: Any) -> "tuple[Page, Watch]":
         context = browser.new_context(viewport=options.pop("viewport", {"width": 1280, "height": 800}), **options)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(PATIENCE)
         context.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)
         page, watch = context.new_page(), Watch(url)
         page.on("console", watch.console)

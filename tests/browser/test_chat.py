@@ -72,7 +72,7 @@ def test_stop_closes_the_request_and_keeps_what_came(page: Page, truss: Scripted
     else:
         page.keyboard.press("Escape")
     finished(answer)
-    assert truss.left.wait(10)
+    assert truss.left.wait(60)
     assert facts(answer)["finish"] == "stopped by you"
     expect(answer.locator(".markdown")).to_have_text("Only this.")
     expect(page.get_by_role("button", name="Send")).to_be_visible()

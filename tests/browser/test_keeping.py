@@ -108,7 +108,7 @@ def test_what_is_deleted_while_it_grows_stays_deleted(page: Page, truss: Scripte
     page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Delete growing").click()
     expect(page.locator(".message")).to_have_count(0)
-    assert truss.left.wait(10)
+    assert truss.left.wait(60)
     finished(ask(page, "another"))
     assert [record["title"] for record in stored(page)] == ["another"]
 
