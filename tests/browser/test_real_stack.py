@@ -88,25 +88,25 @@ def set_fields(page: Page, **fields: str) -> Locator:
 
 
 def test_it_answers_and_streams(page: Page) -> None:
-    set_fields(page, Temperature="0", Max_tokens="40")
-    page.evaluate(
-        """() => {
-            window.lengths = [];
-            new MutationObserver(() => {
-                const answer = document.querySelector(".message.assistant .markdown");
-                if (answer) window.lengths.push(answer.textContent.length);
-            }).observe(document.getElementById("thread"), { childList: true, subtree: true, characterData: true });
-        }"""
-    )
+    set_fields(page, Temperature="0", Max_tokens="100")
     answer = finished(ask(page, "What is the capital of France?"))
     expect(answer.locator(".markdown")).to_contain_text("Paris")
-    lengths = page.evaluate("window.lengths")
-    assert len({length for length in lengths if length}) > 3
     shown = facts(answer)
     assert set(shown) == {"ttft", "speed", "prompt", "answer", "finish", "request"}
     assert shown["finish"] in ("stop", "length")
     again = finished(ask(page, "And of Italy?"))
     assert facts(again)["prompt"].endswith("cached")
+    page.evaluate(
+        """() => {
+            window.lengths = [];
+            new MutationObserver(() => {
+                const answer = document.querySelectorAll(".message.assistant")[2]?.querySelector(".markdown");
+                if (answer) window.lengths.push(answer.textContent.length);
+            }).observe(document.getElementById("thread"), { childList: true, subtree: true, characterData: true });
+        }"""
+    )
+    finished(ask(page, "Tell me a long story of a bridge."))
+    assert len({length for length in page.evaluate("window.lengths") if length}) > 3
     page.reload()
     expect(page.locator(".message.assistant").first.locator(".markdown")).to_contain_text("Paris")
 

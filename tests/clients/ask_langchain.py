@@ -47,17 +47,18 @@ tiny: Any = ChatOpenAI(model="tiny", max_completion_tokens=4, **TINY)
 words: Any = ChatOpenAI(model="smollm2", max_completion_tokens=100, stream_usage=True, **WORDS)
 tools = words.bind_tools([GetWeather], tool_choice="required", parallel_tool_calls=False)
 called = tools.invoke("What is the weather?")
-streamed, streamed_pieces = joined(tools.stream("What is the weather?"))
-text, text_pieces = joined(words.stream("What is the capital of France?"))
+streamed, _ = joined(tools.stream("What is the weather?"))
+text, _ = joined(words.stream("What is the capital of France?"))
 result = ToolMessage("18 degrees", tool_call_id=called.tool_calls[0]["id"])
 
 print(
     json.dumps(
         {
             "plain": said(words.invoke("What is the capital of France?")),
-            "streamed": said(text) | {"pieces": text_pieces},
+            "streamed": said(text),
+            "pieces": joined(words.stream("Tell me a long story of a bridge."))[1],
             "called": said(called),
-            "called_streamed": said(streamed) | {"pieces": streamed_pieces},
+            "called_streamed": said(streamed),
             "named": said(words.bind_tools([GetWeather], tool_choice="GetWeather").invoke("The weather?")),
             "after_a_result": said(tiny.bind_tools([GetWeather]).invoke([HumanMessage("Weather?"), called, result])),
             "structured": {

@@ -55,6 +55,7 @@ print(
         {
             "plain": ask("What is the capital of France?", max_tokens=24).model_dump(),
             "streamed": streamed("What is the capital of France?", max_tokens=24),
+            "story": streamed("Tell me a long story of a bridge."),
             "called": ask("What is the weather?", **CALL).model_dump(),
             "called_streamed": streamed("What is the weather?", **CALL),
             "structured": ask("Judge this.", response_format=Verdict).model_dump(),

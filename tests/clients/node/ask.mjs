@@ -29,9 +29,12 @@ async function failure(more) {
 }
 
 const stream = client.chat.completions.stream({ ...ask, messages, stream_options: { include_usage: true } });
-let pieces = 0;
-stream.on("content", () => (pieces += 1));
 const streamed = await stream.finalChatCompletion();
+const story = [{ role: "user", content: "Tell me a long story of a bridge." }];
+const long = client.chat.completions.stream({ ...ask, messages: story, max_tokens: 100 });
+let pieces = 0;
+long.on("content", () => (pieces += 1));
+await long.finalChatCompletion();
 const toolStream = client.chat.completions.stream(called);
 const responseStream = client.responses.stream(response);
 
@@ -39,7 +42,8 @@ const answer = await client.chat.completions.create({ ...ask, messages });
 console.log(
   JSON.stringify({
     plain: { text: answer.choices[0].message.content, usage: answer.usage, id: answer._request_id },
-    streamed: { text: streamed.choices[0].message.content, usage: streamed.usage, pieces },
+    streamed: { text: streamed.choices[0].message.content, usage: streamed.usage },
+    pieces,
     called: (await client.chat.completions.create(called)).choices[0],
     calledStreamed: (await toolStream.finalChatCompletion()).choices[0],
     response: (await client.responses.create(response)).output_text,
