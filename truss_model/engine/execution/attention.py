@@ -3,7 +3,7 @@
 The model's own forward calls it once a layer; the step that it belongs to is set beside the call. Knows no rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -246,6 +246,16 @@ def running_batch() -> StepBatch:
     return _running.get().batch
 
 
+def refuse_unknown(module: torch.nn.Module, keywords: Mapping[str, object]) -> None:
+    """Raise LoadError for a keyword that asks a module's attention for what the kernels do not compute."""
+    unknown = {name for name, asked in keywords.items() if asked is not None and name not in REDUNDANT}
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        raise LoadError(f"{type(module).__name__} asks its attention for {names}, which this engine does not compute.")
+    if keywords.get("is_causal") is False:
+        raise LoadError(f"{type(module).__name__} attends to later tokens as well, which this engine does not do.")
+
+
 def _paged_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -262,14 +272,7 @@ def _paged_attention(
 
     Raises LoadError for a keyword that asks for what the kernels do not compute.
     """
-    unknown = {name for name, asked in others.items() if asked is not None and name not in REDUNDANT}
-    if attention_mask is not None:
-        unknown.add("attention_mask")
-    if unknown:
-        names = ", ".join(sorted(unknown))
-        raise LoadError(f"{type(module).__name__} asks its attention for {names}, which this engine does not compute.")
-    if others.get("is_causal") is False:
-        raise LoadError(f"{type(module).__name__} attends to later tokens as well, which this engine does not do.")
+    refuse_unknown(module, {"attention_mask": attention_mask, **others})
     step = _running.get()
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
     layer = cast(int, module.layer_idx)

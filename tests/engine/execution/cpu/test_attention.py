@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import MistralConfig
 
+from tests.engine.execution.cpu.steps import scattered, step
 from truss_model.engine.execution.attention import PagedKV, TorchPagedAttention
 from truss_model.engine.execution.batch import StepBatch
 from truss_model.engine.execution.cpu.attention import KernelPagedAttention
@@ -16,24 +17,9 @@ CONFIG = MistralConfig(
 )
 
 
-def step() -> StepBatch:
-    """Two rows that decode, two with several tokens; block tables in a scattered order."""
-    counts, contexts = [1, 1, 40, 9], [1, 300, 300, 9]
-    width = 20
-    tables = torch.randperm(len(counts) * width).view(len(counts), width).int()
-    position = torch.cat([torch.arange(c - n, c) for n, c in zip(counts, contexts, strict=True)])
-    owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    return StepBatch(
-        tokens=torch.zeros(1, sum(counts), dtype=torch.long),
-        positions=position[None],
-        slots=tables[owner, position // 16].long() * 16 + position % 16,
-        tables=tables,
-        starts=torch.tensor([0, *torch.tensor(counts).cumsum(0).tolist()], dtype=torch.int32),
-        contexts=torch.tensor(contexts, dtype=torch.int32),
-        sampled=torch.tensor([0]),
-        longest=max(counts),
-        decodes=2,
-    )
+def mixed() -> StepBatch:
+    """Two rows that decode, two with several tokens."""
+    return step(scattered(4, 20), [(1, 1), (1, 300), (40, 300), (9, 9)])
 
 
 @pytest.mark.parametrize("window", [None, 20])
@@ -43,7 +29,7 @@ def test_soft_cap_sinks_and_windows(
     library: ctypes.CDLL, window: int | None, softcap: float | None, sinks: bool
 ) -> None:
     torch.manual_seed(0)
-    batch = step()
+    batch = mixed()
     ours, twin = (PagedKV(CONFIG, batch.tables.numel(), 16, torch.float32, torch.device("cpu")) for _ in range(2))
     twin.keys.copy_(ours.keys.normal_())
     twin.values.copy_(ours.values.normal_())
@@ -61,7 +47,7 @@ def test_the_twin_attends_as_transformers_eager_form_does() -> None:
     """One row that begins, no pages before: the plain softmax of gpt-oss and of Gemma 2."""
     torch.manual_seed(0)
     count = 7
-    batch = step()
+    batch = mixed()
     batch.slots, batch.tables = torch.arange(count), torch.zeros(1, 1, dtype=torch.int32)
     batch.starts, batch.contexts = torch.tensor([0, count]), torch.tensor([count])
     kv = PagedKV(CONFIG, 1, 16, torch.float32, torch.device("cpu"))

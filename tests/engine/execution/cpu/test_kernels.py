@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import MistralConfig
-from transformers.models.mistral.modeling_mistral import MistralMLP, MistralRMSNorm, apply_rotary_pos_emb
+from transformers.models.mistral.modeling_mistral import MistralRMSNorm, apply_rotary_pos_emb
 
+from tests.engine.execution.cpu.steps import scattered, step
 from truss_model.engine.execution.attention import PagedKV, TorchPagedAttention
-from truss_model.engine.execution.batch import StepBatch
-from truss_model.engine.execution.cpu.layers import KernelRMSNorm, PackedMLP, Product
+from truss_model.engine.execution.cpu.layers import Product
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 13, 97, 200])
@@ -44,13 +44,20 @@ def test_a_row_is_the_same_beside_any_other_rows(library: ctypes.CDLL, weights: 
         assert torch.equal(product(x[:rows]), alone[:rows])
 
 
-def test_norm_and_mlp(library: ctypes.CDLL) -> None:
-    config = MistralConfig(hidden_size=64, intermediate_size=96, hidden_act="silu")
-    mlp, norm, x = MistralMLP(config), MistralRMSNorm(64, 1e-5), torch.randn(1, 37, 64)
+@pytest.mark.parametrize("rows", [1, 37, 600])
+def test_norm_and_gate(library: ctypes.CDLL, rows: int) -> None:
+    norm, x, added, y = MistralRMSNorm(64, 1e-5), *torch.randn(3, rows, 64)
     norm.weight.data = torch.randn(64)
-    with torch.inference_mode():
-        torch.testing.assert_close(PackedMLP(library, mlp, "float32")(x), mlp(x), atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(KernelRMSNorm(library, norm)(x), norm(x), atol=1e-5, rtol=1e-5)
+    plain, total = norm(x), x + added
+    weight = norm.weight.data_ptr()
+    library.rms_norm(x.data_ptr(), None, weight, y.data_ptr(), rows, 64, 1e-5)
+    torch.testing.assert_close(y, plain, atol=1e-5, rtol=1e-5)
+    library.rms_norm(x.data_ptr(), added.data_ptr(), weight, added.data_ptr(), rows, 64, 1e-5)
+    assert torch.equal(x, total)
+    torch.testing.assert_close(added, norm(total), atol=1e-5, rtol=1e-5)
+    gate_up = 3 * torch.randn(rows, 2 * 64)
+    library.silu_mul(gate_up.data_ptr(), y.data_ptr(), rows, 64)
+    torch.testing.assert_close(y, F.silu(gate_up[:, :64]) * gate_up[:, 64:], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("window", [None, 1, 20, 300])
@@ -59,24 +66,9 @@ def test_attention(library: ctypes.CDLL, window: int | None, heads: int, kv_head
     config = MistralConfig(
         num_hidden_layers=1, num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=dim, hidden_size=64
     )
-    counts, contexts = [1, 1, 40, 9, 1], [1, 300, 300, 9, 17]
-    total, width = sum(counts), 20
-    tables = torch.randperm(len(counts) * width).view(len(counts), width).int()
-    starts = torch.tensor([0, *torch.tensor(counts).cumsum(0).tolist()], dtype=torch.int32)
-    position = torch.cat([torch.arange(c - n, c) for n, c in zip(counts, contexts, strict=True)])
-    owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    slots = tables[owner, position // 16].long() * 16 + position % 16
-    batch = StepBatch(
-        tokens=torch.zeros(1, total, dtype=torch.long),
-        positions=position[None],
-        slots=slots,
-        tables=tables,
-        starts=starts,
-        contexts=torch.tensor(contexts, dtype=torch.int32),
-        sampled=torch.tensor([0]),
-        longest=max(counts),
-        decodes=2,
-    )
+    spans = [(1, 1), (1, 300), (40, 300), (9, 9), (1, 17)]
+    batch = step(scattered(len(spans), 20), spans)
+    tables, slots, total = batch.tables, batch.slots, batch.slots.numel()
     ours, twin = (PagedKV(config, tables.numel(), 16, torch.float32, torch.device("cpu")) for _ in range(2))
     for kv in (ours, twin):
         torch.manual_seed(0)
@@ -97,8 +89,8 @@ def test_attention(library: ctypes.CDLL, window: int | None, heads: int, kv_head
     out = torch.empty(total, heads, dim)
     library.rope_append(qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), slots.data_ptr(), keys, values, total, *shape)
     assert library.paged_attention(
-        qkv.data_ptr(), out.data_ptr(), keys, values, tables.data_ptr(), starts.data_ptr(), batch.contexts.data_ptr(),
-        len(counts), width, *shape, dim**-0.5, window or 0, 0.0, None,
+        qkv.data_ptr(), out.data_ptr(), keys, values, tables.data_ptr(), batch.starts.data_ptr(),
+        batch.contexts.data_ptr(), *tables.shape, *shape, dim**-0.5, window or 0, 0.0, None,
     ) == 0  # fmt: skip
     torch.testing.assert_close(ours.keys, twin.keys, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours.values, twin.values)

@@ -33,49 +33,19 @@ class KernelPagedAttention:
         self.kv.check(key, value)
         qkv = torch.cat([part.float() for part in (query, key, value)], 1)
         shape = query.shape[1], key.shape[1], query.shape[2]
-        self.append(layer, qkv, None, batch, shape)
-        return self.attend(layer, qkv, batch, shape, scaling, window, softcap, sinks).to(query.dtype)
-
-    def append(
-        self,
-        layer: int,
-        qkv: torch.Tensor,
-        rotary: tuple[torch.Tensor, torch.Tensor] | None,
-        batch: StepBatch,
-        shape: tuple[int, int, int],
-    ) -> None:
-        """Put keys and values of qkv into the pages, all rotated in place before by cos and sin [T, D] if given.
-
-        qkv: contiguous [T, (H + 2 kv_heads) * D]; shape: H, kv_heads, D.
-        """
-        cos, sin = (part.data_ptr() for part in rotary) if rotary is not None else (None, None)
-        keys, values = self.kv.keys[layer].data_ptr(), self.kv.values[layer].data_ptr()
-        total = batch.slots.numel()
-        self._library.rope_append(qkv.data_ptr(), cos, sin, batch.slots.data_ptr(), keys, values, total, *shape)
-
-    def attend(
-        self,
-        layer: int,
-        qkv: torch.Tensor,
-        batch: StepBatch,
-        shape: tuple[int, int, int],
-        scaling: float,
-        window: int | None,
-        softcap: float | None = None,
-        sinks: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Over what is in the pages already -> float32 [T, H, D]."""
-        out = torch.empty(batch.slots.numel(), shape[0], shape[2])
-        rows, width = batch.tables.shape
+        pages = self.kv.keys[layer].data_ptr(), self.kv.values[layer].data_ptr()
+        total, (rows, width) = batch.slots.numel(), batch.tables.shape
+        self._library.rope_append(qkv.data_ptr(), None, None, batch.slots.data_ptr(), *pages, total, *shape)
+        out = torch.empty(query.shape)
         last = sinks.float().contiguous() if sinks is not None else None
         failed = self._library.paged_attention(
-            qkv.data_ptr(), out.data_ptr(), self.kv.keys[layer].data_ptr(), self.kv.values[layer].data_ptr(),
-            batch.tables.data_ptr(), batch.starts.data_ptr(), batch.contexts.data_ptr(), rows, width, *shape, scaling,
-            window or 0, softcap or 0.0, last.data_ptr() if last is not None else None,
+            qkv.data_ptr(), out.data_ptr(), *pages, batch.tables.data_ptr(), batch.starts.data_ptr(),
+            batch.contexts.data_ptr(), rows, width, *shape, scaling, window or 0, softcap or 0.0,
+            last.data_ptr() if last is not None else None,
         )  # fmt: skip
         if failed:
             raise MemoryError("no memory for the attention scores")
-        return out
+        return out.to(query.dtype)
 
 
 def usable(heads: tuple[int, int], page_size: int, query_heads: int) -> bool:

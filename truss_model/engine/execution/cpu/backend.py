@@ -36,7 +36,7 @@ def cpu_backend(model: PreTrainedModel, limits: Limits, settings: EngineSettings
         compile_layers(model)
         layers = "compiled"
     elif fits(model, limits.page_size):
-        replace_layers(library, model, attention, "bfloat16" if model.dtype == torch.bfloat16 else "float32")
+        replace_layers(library, model, kv, "bfloat16" if model.dtype == torch.bfloat16 else "float32")
         cast(nn.Module, model).float()
         layers = "fused"
     logger.info("CPU kernels: layers %s; %d KV pages of %d tokens", layers, limits.pages, limits.page_size)

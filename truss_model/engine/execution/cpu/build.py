@@ -19,6 +19,7 @@ FOLDER = Path(__file__).parent
 PARTS = sorted(path for path in FOLDER.iterdir() if path.suffix in (".c", ".h"))
 COMPILE = ("-c", "-O3", "-march=native", "-fPIC")
 SOURCES = {
+    "decoder.c": (),
     "kernels.c": ("-ffast-math",),
     "sampling.c": ("-fno-math-errno", "-fno-trapping-math"),
 }
@@ -29,10 +30,11 @@ _pointer, _long, _float, _int = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, 
 SIGNATURES: dict[str, tuple[object, ...]] = {
     "pool_start": (_int,),
     "linear": (_pointer, _pointer, _pointer, _long, _long, _long, _int),
-    "rms_norm": (_pointer, _pointer, _pointer, _long, _long, _float),
+    "rms_norm": (_pointer,) * 4 + (_long, _long, _float),
     "silu_mul": (_pointer, _pointer, _long, _long),
     "rope_append": (_pointer,) * 6 + (_long,) * 4,
     "paged_attention": (_pointer,) * 7 + (_long,) * 5 + (_float, _long, _float, _pointer),
+    "decode": (_pointer,) * 4,
     "sample": (_pointer,) * 14 + (_long,) * 5,
 }
 

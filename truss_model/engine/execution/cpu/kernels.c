@@ -14,6 +14,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include "attention.h"
+#include "kernels.h"
 #include "pool.h"
 #include "sampling.h"
 #include "tiles.h"
@@ -76,15 +77,29 @@ void linear(const float *x, const void *w, float *y, long m, long k, long n, int
     free(job.rounded);
 }
 
-/* y = x / rms(x) * weight, m rows of n. */
-void rms_norm(const float *x, const float *weight, float *y, long m, long n, float eps) {
-    for (long r = 0; r < m; r++) {
-        const float *row = x + r * n;
-        float sum = 0;
-        for (long i = 0; i < n; i++) sum += row[i] * row[i];
-        float scale = 1.0f / sqrtf(sum / n + eps);
-        for (long i = 0; i < n; i++) y[r * n + i] = weight[i] * (row[i] * scale);
+struct norm {
+    const float *added, *weight;
+    float *x, *y;
+    long m, n, rows_per_task;
+    float eps;
+};
+
+static void norm_task(const void *job, long task) {
+    const struct norm *j = job;
+    for (long r = task * j->rows_per_task; r < least((task + 1) * j->rows_per_task, j->m); r++) {
+        float *row = j->x + r * j->n, *y = j->y + r * j->n, sum = 0;
+        for (long i = 0; j->added && i < j->n; i++) row[i] += j->added[r * j->n + i];
+        for (long i = 0; i < j->n; i++) sum += row[i] * row[i];
+        float scale = 1.0f / sqrtf(sum / j->n + j->eps);
+        for (long i = 0; i < j->n; i++) y[i] = j->weight[i] * (row[i] * scale);
     }
+}
+
+/* x += added, unless that is null; y = x / rms(x) * weight, m rows of n. y may be added. */
+void rms_norm(float *x, const float *added, const float *weight, float *y, long m, long n, float eps) {
+    long rows = 1 + 16384 / n;
+    struct norm job = {added, weight, x, y, m, n, rows, eps};
+    pool_run(norm_task, &job, (m + rows - 1) / rows);
 }
 
 struct silu {

@@ -1,4 +1,4 @@
-"""Puts the packed modules into a transformers model, layer by layer, when every one of its parts fits the kernels."""
+"""Puts the packed modules into a transformers model when every one of its parts fits the kernels."""
 
 import ctypes
 from typing import cast
@@ -7,15 +7,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from truss_model.engine.execution.cpu.attention import PAGE_SIZE, KernelPagedAttention
-from truss_model.engine.execution.cpu.layers import (
-    KernelRMSNorm,
-    PackedLinear,
-    PackedMLP,
-    PackedSelfAttention,
-    WeightType,
-    packable,
-)
+from truss_model.engine.execution.attention import PagedKV
+from truss_model.engine.execution.cpu.attention import PAGE_SIZE
+from truss_model.engine.execution.cpu.decoder import PackedDecoder
+from truss_model.engine.execution.cpu.layers import PackedLinear, WeightType, packable
 from truss_model.engine.execution.llama import linears, llama_layers
 
 
@@ -32,19 +27,14 @@ def fits(model: PreTrainedModel, page_size: int) -> bool:
     )
 
 
-def replace_layers(
-    library: ctypes.CDLL, model: PreTrainedModel, attention: KernelPagedAttention, weights: WeightType
-) -> None:
-    """Replace the layers' parts in place, freeing each original as it goes."""
+def replace_layers(library: ctypes.CDLL, model: PreTrainedModel, kv: PagedKV, weights: WeightType) -> None:
+    """Replace the layers in place, freeing each original as it goes: one layer is left, which is all and the norm."""
     # What is left to torch is small; its OpenMP threads would spin on the cores that the kernels' threads need.
     torch.set_num_threads(1)
     base = model.base_model
-    for layer in cast(nn.ModuleList, base.layers):
-        layer.self_attn = PackedSelfAttention(library, cast(nn.Module, layer.self_attn), attention, weights)
-        layer.mlp = PackedMLP(library, cast(nn.Module, layer.mlp), weights)
-        layer.input_layernorm = KernelRMSNorm(library, cast(nn.Module, layer.input_layernorm))
-        layer.post_attention_layernorm = KernelRMSNorm(library, cast(nn.Module, layer.post_attention_layernorm))
-    base.norm = KernelRMSNorm(library, cast(nn.Module, base.norm))
+    layers = cast(nn.ModuleList, base.layers)
+    layers.append(PackedDecoder(library, layers, cast(nn.Module, base.norm), kv, weights))
+    base.norm = nn.Identity()
     model.lm_head = PackedLinear(library, cast(nn.Linear, _head(model)), weights)
 
 
