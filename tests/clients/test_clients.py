@@ -90,9 +90,10 @@ def test_instructor(front: Front, instructor: Path) -> None:
     assert answers["usage"]["completion_tokens"] > 5
     assert isinstance(answers["json"], dict)
     for mode in ("partial", "partial_schema"):
-        assert answers[mode][0] == {"mood": None, "stars": None}
-        assert answers[mode][-1] in VERDICTS
-        assert len(answers[mode]) > 1
+        *parts, last = answers[mode]
+        assert last in VERDICTS
+        for name, value in last.items():
+            assert all(part[name] is None or str(value).startswith(str(part[name])) for part in parts)
 
 
 def test_litellm(front: Front, litellm: Path) -> None:
