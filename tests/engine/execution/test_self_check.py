@@ -51,6 +51,18 @@ def test_steps_that_are_launched_ahead_are_part_of_it(length: int | None) -> Non
         check.check_eager()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernels_of_this_machine_pass_it_in_their_precision(dtype: torch.dtype) -> None:
+    model = make_model().to(dtype)
+    chosen = limits(model, SETTINGS)
+    reference = Reference.of(model, chosen)
+    runner = ModelRunner(model, chosen, frozenset(), SETTINGS)
+    check = SelfCheck(runner, reference)
+    check.check_eager()
+    assert runner.layers == "fused"
+    assert (check.gap < 1e-3) or runner.precision == dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("settings", [{"kv_cache_bytes": 90_000}, {"max_model_len": 2}, {"max_model_len": 12}])
 def test_rows_that_share_their_pages_or_have_hardly_any_pass_it(settings: dict[str, int]) -> None:
     runner, check = made(ModelRunner, dataclasses.replace(SETTINGS, **settings))

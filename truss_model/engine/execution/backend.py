@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from transformers import PreTrainedModel
 
 from truss_model.engine.execution.attention import PagedAttention, PagedKV, TorchPagedAttention
@@ -23,7 +24,7 @@ class Backend:
     between kernels by measurement; called once, before anything is captured. `layers`: whose the model's layers are,
     for the log: "fused", "compiled" or "transformers'". `memory`: of a device of its own.
     `warm_rows`: so many rows decode in steps that are run at the start, as each needs kernels of its own.
-    `sample`: chooses the tokens.
+    `sample`: chooses the tokens. `precision`: what activations are rounded to, where that is not the model's dtype.
     """
 
     kv: PagedKV
@@ -35,6 +36,7 @@ class Backend:
     memory: DeviceMemory | None = None
     warm_rows: Sequence[int] = ()
     sample: Sample = torch_sample
+    precision: torch.dtype | None = None
 
 
 MakeBackend = Callable[[PreTrainedModel, Limits, EngineSettings], Backend]

@@ -82,6 +82,7 @@ class ModelRunner:
         use_pages(model)
         self.kv = self._backend.kv
         self.layers = self._backend.layers
+        self.precision = self._backend.precision or model.dtype
         self.runs_ahead = self._backend.asynchronous
         # The tokens of the step that is running, for the next one to begin with.
         self._newest = torch.zeros(limits.max_rows, dtype=torch.int64, device=self.device)

@@ -75,7 +75,7 @@ class Reference:
             positions.update(range(length - 1, min(length + 2 * DECODES + 1, size)))
         chosen = sorted(positions)
         quantized = getattr(model, "hf_quantizer", None) is not None
-        # Most CPUs multiply in half precision by software only, and the kernels calculate in float32 there.
+        # Most CPUs multiply in half precision by software only, and the kernels calculate in float32 on those.
         wide = model.device.type == "cpu" and model.dtype != torch.float32 and not quantized
         with narrowed(model, window), calculating_in_float32(model, really=wide):
             made = model(

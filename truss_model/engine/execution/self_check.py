@@ -37,7 +37,7 @@ class SelfCheck:
         self._limits = runner.limits
         self._reference = reference
         self._rows = self._make_rows(reference.lengths)
-        self.bar = reference.bar(runner.model.dtype)
+        self.bar = reference.bar(runner.precision)
         self.gap = 0.0  # the largest of all phases
 
     @torch.inference_mode()

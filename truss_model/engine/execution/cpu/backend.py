@@ -31,13 +31,15 @@ def cpu_backend(model: PreTrainedModel, limits: Limits, settings: EngineSettings
         return dataclasses.replace(backend, layers="compiled" if settings.compile else backend.layers)
     kv = PagedKV(model.config, limits.pages, limits.page_size, torch.float32, model.device)
     attention = KernelPagedAttention(library, kv)
-    layers = OWN_LAYERS
+    layers, precision = OWN_LAYERS, None
     if settings.compile:
         compile_layers(model)
         layers = "compiled"
     elif fits(model, limits.page_size):
+        if model.dtype == torch.bfloat16 and library.rounds_to_bfloat16():
+            precision = torch.bfloat16
         replace_layers(library, model, kv, "bfloat16" if model.dtype == torch.bfloat16 else "float32")
         cast(nn.Module, model).float()
         layers = "fused"
     logger.info("CPU kernels: layers %s; %d KV pages of %d tokens", layers, limits.pages, limits.page_size)
-    return Backend(kv, attention, layers=layers, sample=KernelSampling(library))
+    return Backend(kv, attention, layers=layers, sample=KernelSampling(library), precision=precision)

@@ -65,6 +65,15 @@ static void round_task(const void *job, long task) {
 }
 #endif
 
+/* Whether linear() rounds x to bfloat16 where the weights are that. */
+int rounds_to_bfloat16(void) {
+#if DOT_BF16
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 /* y[m][n] = x[m][k] * W^T; n a multiple of 16, k even. */
 void linear(const float *x, const void *w, float *y, long m, long k, long n, int bf16) {
     long tiles = n / TILE, wanted = TASKS_PER_THREAD * (pool.workers + 1), each = (tiles + wanted - 1) / wanted;
