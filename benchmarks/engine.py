@@ -1,6 +1,7 @@
 """Ours and its rivals on the same weights of this machine, one at a time in interleaved rounds, over HTTP.
 
-`python -m benchmarks.engine [--quick] [--rounds 3] [--only throughput,long_prompts,...]`
+`python -m benchmarks.engine [--quick] [--rounds 3] [--only throughput,long_prompts,...] [--before REV]`
+--before also measures the commit REV in `throughput`, in turns.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import arrival, chat, prefix
+from benchmarks.commits import checked_out
 from benchmarks.demo_engine import demo_weights
 from benchmarks.in_process import InProcess, in_process
 from benchmarks.load import Case, connected
@@ -30,14 +32,16 @@ PROBE = [Case(1, 1, 32), Case(4, 4, 32)]
 PARTS = ("throughput", "long_prompts", "long_answers", "prefix", "chat", "arrival")
 DEFAULT_PARTS = ("throughput", "long_prompts", "prefix", "chat", "arrival")
 SERVES = ("serve float32", "serve bfloat16")
-RIVALS = {"transformers serve": SERVES, "naive": ("naive",), "llama.cpp": ("llama.cpp Q4_1",)}
+BEFORE = "before"
+RIVALS = {"transformers serve": SERVES, "naive": ("naive",), "llama.cpp": ("llama.cpp Q4_1",), BEFORE: (BEFORE,)}
 
 
 class Servers:
     """Started when first asked for, in a folder of their logs; all are killed when the block ends."""
 
-    def __init__(self, run_dir: Path, stack: ExitStack) -> None:
-        self._run_dir, self._stack = run_dir, stack
+    def __init__(self, run_dir: Path, stack: ExitStack, before: str | None = None) -> None:
+        """before: the commit that `BEFORE` is."""
+        self._run_dir, self._stack, self.before = run_dir, stack, before
         self._weights = demo_weights()
         self._running: dict[str, Runner] = {}
 
@@ -61,6 +65,8 @@ class Servers:
         enter, folder = self._stack.enter_context, self._run_dir
         if name == "ours":
             return enter(ours(folder))
+        if name == BEFORE and self.before is not None:
+            return enter(ours(folder, name, enter(checked_out(self.before))))
         if name == InProcess.name:
             return enter(in_process(folder / "in-process.log"))
         if name == "naive":
@@ -84,6 +90,8 @@ async def throughput(servers: Servers, rounds: int, cases: Sequence[Case]) -> tu
     plan = {"ours": list(cases), "llama.cpp Q4_1": list(cases)}
     plan[InProcess.name] = [case for case in cases if case.clients in (1, 16)]
     plan["naive"] = [case for case in cases if case.clients == 16]
+    if servers.before is not None:
+        plan[BEFORE] = list(cases)
     for case in cases:
         plan.setdefault(_better_dtype(probe, case), []).append(case)
     done = await run_rounds(plan, [servers.get(name) for name in plan], rounds)
@@ -162,6 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a minute or two: one round, few tokens, fewer parts")
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--before", metavar="REV", help="a commit to measure beside this one")
     parser.add_argument("--only", type=lambda text: text.split(","), help=f"some of {','.join(PARTS)}")
     parser.add_argument(
         "--out", type=Path, help="folder of the JSON and the plot; benchmarks/results, the run folder if quick"
@@ -174,7 +183,7 @@ def main() -> None:
     run_dir = run_folder()
     options.out = options.out or (run_dir if options.quick else RESULTS)
     with ExitStack() as stack:
-        asyncio.run(run(options, Servers(run_dir, stack)))
+        asyncio.run(run(options, Servers(run_dir, stack, options.before)))
 
 
 if __name__ == "__main__":

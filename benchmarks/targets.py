@@ -48,16 +48,19 @@ Start = Callable[[Path], "Iterator[Target]"]
 
 
 @contextmanager
-def ours(run_dir: Path) -> Iterator[Target]:
-    """The real Truss server as the image would run it, and the adapter in front."""
-    image = assemble(REPOSITORY, run_dir / "image")
+def ours(run_dir: Path, name: str = "ours", source: Path = REPOSITORY) -> Iterator[Target]:
+    """The real Truss server as the image would run it, and the adapter in front; of the work tree `source`."""
+    run_dir = run_dir / f"stack-{name}"
+    run_dir.mkdir(exist_ok=True)
+    image = assemble(source, run_dir / "image")
     truss_port, port = free_port(), free_port()
-    with start_truss(image, truss_port, run_dir, environment={"TRUSS_MODEL_ID": "demo"}) as truss:
+    path = {"PYTHONPATH": str(source)}
+    with start_truss(image, truss_port, run_dir, environment={"TRUSS_MODEL_ID": "demo", **path}) as truss:
         wait_truss(truss, truss_port, READY_SECONDS)
         settings = {"models": {"demo": {"url": truss_url(truss_port)}}, "observe": {"access_log": "off"}}
-        with start_adapter(settings, port, run_dir) as adapter:
+        with start_adapter(settings, port, run_dir, environment=path) as adapter:
             wait_adapter(adapter, port)
-            yield Target("ours", f"http://127.0.0.1:{port}", "demo", True, (truss, adapter))
+            yield Target(name, f"http://127.0.0.1:{port}", "demo", True, (truss, adapter))
 
 
 @contextmanager
