@@ -29,6 +29,12 @@ def llama_layers(model: PreTrainedModel) -> list[nn.Module]:
     return layers if known and type(getattr(model.base_model, "norm", None)) in NORMS else []
 
 
+def sliding_window(layer: nn.Module) -> int | None:
+    """In tokens. Mistral's attention takes it from its configuration; Llama's takes none, whatever stands there."""
+    attention = cast(nn.Module, layer.self_attn)
+    return getattr(attention.config, "sliding_window", None) if type(attention) is MistralAttention else None
+
+
 def linears(layer: nn.Module) -> list[nn.Module]:
     """All seven of a layer."""
     parts = ((layer.self_attn, ATTENTION_LINEARS), (layer.mlp, MLP_LINEARS))

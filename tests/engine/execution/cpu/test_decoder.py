@@ -105,6 +105,12 @@ def test_windows(library: ctypes.CDLL, window: int) -> None:
     assert worst(Stepwise(library, model), model) < ROUNDING
 
 
+def test_a_window_that_llama_does_not_look_at_is_none(library: ctypes.CDLL) -> None:
+    model = made(LlamaConfig)
+    model.config.sliding_window = 20
+    assert worst(Stepwise(library, model), model) < ROUNDING
+
+
 def test_the_window_is_that_of_the_moment(library: ctypes.CDLL) -> None:
     model = made(MistralConfig, 300)
     stepwise = Stepwise(library, model)

@@ -32,6 +32,7 @@ from truss_model.engine.execution.decode_graphs import Replay
 from truss_model.engine.execution.limits import Limits
 from truss_model.engine.sampling_params import SamplingParams
 from truss_model.engine.settings import EngineSettings
+from truss_model.errors import LoadError
 
 # Triton's interpreter under numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")
@@ -55,7 +56,7 @@ def make_model(family: str = "mistral", window: int | None = None) -> PreTrained
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if family == "llama":
-            return LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=True)).eval()
+            return LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=True, sliding_window=window)).eval()
         if family == "qwen":
             return Qwen2ForCausalLM(Qwen2Config(**SMALL)).eval()
         return MistralForCausalLM(MistralConfig(**SMALL, head_dim=16, sliding_window=window)).eval()
@@ -131,7 +132,9 @@ async def check(engine: Engine, plain: PreTrainedModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "window", "recordings"), [("mistral", 9, True), ("llama", None, False)], ids=["mistral", "llama tied"]
+    ("family", "window", "recordings"),
+    [("mistral", 9, True), ("llama", None, False), ("llama", 9, False)],
+    ids=["mistral", "llama tied", "llama with a window that it does not look at"],
 )
 async def test_fused_layers_give_the_tokens_of_transformers(
     engines: list[Engine], family: str, window: int | None, recordings: bool
@@ -139,6 +142,13 @@ async def test_fused_layers_give_the_tokens_of_transformers(
     model = make_model(family, window)
     await check(start(engines, model, recordings=recordings), make_model(family, window))
     assert len(weights_of(model)) == 2 * 4 + 1
+
+
+def test_layers_that_are_asked_for_what_they_do_not_compute_refuse_it() -> None:
+    model = make_model("llama")
+    cuda_backend(model, LIMITS, EngineSettings(), CARD)
+    with pytest.raises(LoadError, match="FusedDecoderLayer asks its attention for softcap"):
+        model.model.layers[0](torch.zeros(1, 1, 64), (torch.zeros(1), torch.zeros(1)), softcap=2.0)
 
 
 async def test_layers_of_an_unknown_quantiser_are_called_as_they_are(engines: list[Engine]) -> None:

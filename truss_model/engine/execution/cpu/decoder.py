@@ -12,7 +12,7 @@ from torch import nn
 from truss_model.engine.execution.attention import PagedKV, refuse_unknown, running_batch
 from truss_model.engine.execution.batch import StepBatch
 from truss_model.engine.execution.cpu.layers import WeightType, pack
-from truss_model.engine.execution.llama import ATTENTION_LINEARS, MLP_LINEARS
+from truss_model.engine.execution.llama import ATTENTION_LINEARS, MLP_LINEARS, sliding_window
 
 _pointer, _long, _float, _int = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
 
@@ -51,7 +51,7 @@ class PackedDecoder(nn.Module):
         """Take the layers out of `layers` one by one, so that each original is free once it is packed."""
         super().__init__()
         self._decode, self._kv = library.decode, kv
-        self.sliding_window = _sliding_window(layers[0])
+        self.sliding_window = sliding_window(layers[0])
         self._kept = [_norm(norm)]  # no buffers: those would move away from under the pointers on .to()
         self._layers = (_Layer * len(layers))()
         self._decoder = _Decoder(
@@ -100,10 +100,6 @@ def _shape(layer: nn.Module) -> dict[str, Any]:
         "d": attention.head_dim,
         "scale": attention.scaling,
     }
-
-
-def _sliding_window(layer: nn.Module) -> int | None:
-    return getattr(cast(Any, layer.self_attn).config, "sliding_window", None)
 
 
 def _packed(layer: nn.Module, weights: WeightType) -> list[torch.Tensor]:

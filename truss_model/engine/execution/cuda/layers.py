@@ -7,13 +7,12 @@ from typing import cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
-from truss_model.engine.execution.attention import running_batch
+from truss_model.engine.execution.attention import refuse_unknown, running_batch
 from truss_model.engine.execution.cuda.append import rotate_append
 from truss_model.engine.execution.cuda.attention import TritonPagedAttention
 from truss_model.engine.execution.cuda.weights import AddedProjection, GatedProjection, Norm, Projections
-from truss_model.engine.execution.llama import ATTENTION_LINEARS
+from truss_model.engine.execution.llama import ATTENTION_LINEARS, sliding_window
 
 
 class FusedDecoderLayer(nn.Module):
@@ -22,11 +21,10 @@ class FusedDecoderLayer(nn.Module):
     def __init__(self, layer: nn.Module, attention: TritonPagedAttention, *, fp8: bool) -> None:
         super().__init__()
         old, mlp = cast(nn.Module, layer.self_attn), cast(nn.Module, layer.mlp)
-        config = cast("PreTrainedModel", old).config
         self.index = cast(int, old.layer_idx)
         self.head_dim = cast(int, old.head_dim)
         self.scaling = cast(float, old.scaling)
-        self.sliding_window = cast("int | None", getattr(config, "sliding_window", None))
+        self.sliding_window = sliding_window(layer)
         self.attention = attention
         q, k, v, o = (cast(nn.Module, getattr(old, name)) for name in ATTENTION_LINEARS)
         gate, up, down = (cast(nn.Module, part) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
@@ -39,9 +37,13 @@ class FusedDecoderLayer(nn.Module):
         self,
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
-        **_: object,
+        **others: object,
     ) -> torch.Tensor:
-        """hidden_states [1, T, N], changed and returned. position_embeddings: RotaryTable's."""
+        """hidden_states [1, T, N], changed and returned. position_embeddings: RotaryTable's.
+
+        Raises LoadError for what `others` ask of attention.
+        """
+        refuse_unknown(self, others)
         batch = running_batch()
         stream = hidden_states[0]
         query, key, value = (part.view(len(part), -1, self.head_dim) for part in self.qkv(stream))
