@@ -122,7 +122,8 @@ def record_rounds(report: Report, part: str, done: Rounds, cases: Sequence[Case]
 
 def plot(done: Rounds, cases: Sequence[str], path: Path) -> None:
     def bars(field: str) -> dict[str, dict[str, float]]:
-        medians = {server: {case: done.median(server, case) for case in cases} for server in done.figures}
+        servers = [server for server in done.figures if server != BEFORE]
+        medians = {server: {case: done.median(server, case) for case in cases} for server in servers}
         return {
             server: {case: getattr(found, field) for case, found in of.items() if found is not None}
             for server, of in medians.items()
