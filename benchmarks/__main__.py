@@ -12,7 +12,10 @@ def main() -> None:
     for module, *arguments in PROGRAMS:
         print(f"-- python -m {module} {' '.join(arguments)}", flush=True)
         subprocess.run([sys.executable, "-m", module, *arguments], check=True)
-    print("-- the long form: drop --quick; and benchmarks.memory, .overhead, .constrained, .sampling, .page, .gpu", flush=True)
+    print(
+        "-- the long form: drop --quick; and benchmarks.memory, .overhead, .constrained, .sampling, .page, .gpu",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

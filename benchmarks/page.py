@@ -74,13 +74,13 @@ def streamed(browser: Browser, url: str, name: str) -> dict[str, float]:
         "tasks": len(tasks),
         "p50_ms": quantile(tasks, 0.5),
         "p99_ms": quantile(tasks, 0.99),
-        "longest_ms": max(tasks),
+        "longest_ms": max(tasks, default=0.0),
         "long_tasks": sum(spent > LONG_TASK for spent in tasks),
     }
 
 
 def main_thread_tasks(trace: dict[str, Any]) -> list[float]:
-    """Milliseconds of CPU of each task of the page's own thread: what other programs take meanwhile does not count."""
+    """Milliseconds of CPU of each task of pages' own threads: what other programs take meanwhile does not count."""
     events = trace["traceEvents"]
     threads = {(each["pid"], each["tid"]) for each in events if each.get("args", {}).get("name") == "CrRendererMain"}
     return [

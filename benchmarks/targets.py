@@ -54,11 +54,10 @@ def ours(run_dir: Path, name: str = "ours", source: Path = REPOSITORY) -> Iterat
     run_dir.mkdir(exist_ok=True)
     image = assemble(source, run_dir / "image")
     truss_port, port = free_port(), free_port()
-    path = {"PYTHONPATH": str(source)}
-    with start_truss(image, truss_port, run_dir, environment={"TRUSS_MODEL_ID": "demo", **path}) as truss:
+    with start_truss(image, truss_port, run_dir, environment={"TRUSS_MODEL_ID": "demo"}) as truss:
         wait_truss(truss, truss_port, READY_SECONDS)
         settings = {"models": {"demo": {"url": truss_url(truss_port)}}, "observe": {"access_log": "off"}}
-        with start_adapter(settings, port, run_dir, environment=path) as adapter:
+        with start_adapter(settings, port, run_dir, environment={"PYTHONPATH": str(source)}) as adapter:
             wait_adapter(adapter, port)
             yield Target(name, f"http://127.0.0.1:{port}", "demo", True, (truss, adapter))
 

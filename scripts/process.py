@@ -141,11 +141,15 @@ class ServerProcess:
             echo(line.decode(errors="replace"))
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """Below the range from which connections get theirs: nothing else takes it between here and the server's start."""
+    """One that this process was not given before, below Linux's range for connections: none takes it meanwhile."""
     chance = random.SystemRandom()
-    while not is_free(port := chance.randrange(10_000, 32_000)):
+    while (port := chance.randrange(10_000, 32_000)) in _given or not is_free(port):
         pass
+    _given.add(port)
     return port
 
 

@@ -38,7 +38,7 @@ class Bridge(FastAPI):
         self.state.adapter = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As Starlette's, which would be two more frames around every request; there is no root path here."""
+        """FastAPI's and Starlette's in one frame, for it is around every request; there is no root path here."""
         scope["app"] = self
         if self.middleware_stack is None:
             self.middleware_stack = self.build_middleware_stack()

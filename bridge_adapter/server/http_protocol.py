@@ -53,14 +53,15 @@ class BridgeProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if cycle.scope["http_version"] != "1.1":
             app = CloseDelimited(app, cycle)
-        cycle.scope["extensions"] = {BODY: {"cycle": ref(cycle)}}  # weak, as it holds the scope
+        cycle.scope.setdefault("extensions", {})[BODY] = {"cycle": ref(cycle)}  # weak, as it holds the scope
         super()._start_asgi_task(cycle, app)
 
 
 def body_arrived(scope: Scope) -> bool:
     """Whether all of a request's body is here, so that nothing of it must be waited for; False where nobody knows."""
     extension = scope.get("extensions", {}).get(BODY)
-    return extension is not None and not extension["cycle"]().more_body
+    cycle = extension["cycle"]() if extension is not None else None
+    return cycle is not None and not cycle.more_body
 
 
 class CloseDelimited:

@@ -90,7 +90,7 @@ class Attempts:
         self._exchange.target = upstream.target
         upstream.in_flight += 1
         upstream.health.sent()
-        self._note_states()
+        self._note(self._pool.states())
 
     def _leave(self, error: BaseException | None) -> None:
         upstream = self._route.upstream
@@ -102,11 +102,7 @@ class Attempts:
             upstream.health.succeeded()
         elif not self._answered:
             upstream.health.abandoned()
-        self._note_states()
-
-    def _note_states(self) -> None:
-        if self._pool.several:
-            self._note(self._pool.states())
+        self._note(self._pool.states())
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._leave(error)

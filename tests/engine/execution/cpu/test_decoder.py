@@ -6,14 +6,24 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaModel, MistralConfig, MistralModel, PretrainedConfig, PreTrainedModel
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+    MistralConfig,
+    MistralModel,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.cache_utils import DynamicCache
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP
 
 from tests.engine.execution.cpu.steps import scattered, step
 from truss_model.engine.execution.attention import PagedKV, forward_over
 from truss_model.engine.execution.cpu.attention import KernelPagedAttention
 from truss_model.engine.execution.cpu.decoder import PackedDecoder
 from truss_model.engine.execution.cpu.layers import WeightType
+from truss_model.engine.execution.cpu.replace_layers import fits
 from truss_model.engine.execution.model_support import use_pages
 from truss_model.engine.execution.narrow_window import narrowed
 from truss_model.errors import LoadError
@@ -134,6 +144,25 @@ def test_what_attention_is_asked_for_beside_is_refused(library: ctypes.CDLL) -> 
             stepwise(texts(), STEPS[0], **{name: asked})
     with pytest.raises(LoadError, match="later tokens"):
         stepwise(texts(), STEPS[0], is_causal=False)
+
+
+@pytest.mark.parametrize("part", ["heads", "mlp", "eps"])
+def test_layers_that_are_not_all_alike_stay_as_they_are(part: str) -> None:
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_hidden_layers=3
+    )
+    model = LlamaForCausalLM(config)
+    assert fits(model, 16)
+    other = copy.deepcopy(config)
+    if part == "eps":
+        model.model.layers[1].input_layernorm.variance_epsilon = 1e-3
+    elif part == "mlp":
+        other.intermediate_size = 48
+        model.model.layers[1].mlp = LlamaMLP(other)
+    else:
+        other.num_key_value_heads = 2
+        model.model.layers[1].self_attn = LlamaAttention(other, 1)
+    assert not fits(model, 16)
 
 
 def test_rotary_embeddings_of_another_size_are_refused(library: ctypes.CDLL) -> None:

@@ -24,7 +24,7 @@ SOURCES = {
     "sampling.c": ("-fno-math-errno", "-fno-trapping-math"),
 }
 # Linked apart: with -ffast-math the linker adds code that makes the whole process flush denormal numbers to zero.
-LINK = ("-shared", "-pthread")
+LINK = ("-shared", "-pthread", "-Wl,-Bsymbolic")  # its own functions, whatever else is loaded under their names
 
 _pointer, _long, _float, _int = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
 SIGNATURES: dict[str, tuple[object, ...]] = {

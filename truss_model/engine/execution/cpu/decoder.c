@@ -33,19 +33,22 @@ static inline long most(long a, long b) { return a > b ? a : b; }
 /* y = norm(layers(x)), [tokens][hidden]. Returns 0, or -1 if memory ran out. */
 int decode(const struct decoder *m, const struct step *s, const float *x, float *y) {
     long t = s->tokens, hidden = m->hidden, inner = m->inner, heads = m->hq * m->d, joined = heads + 2 * m->hk * m->d;
-    long row = 2 * hidden + most(joined, 2 * inner) + most(heads, inner), failed = 0;
+    long row = 2 * hidden + most(joined, 2 * inner) + most(heads, inner);
     float *stream = aligned_alloc(ALIGNED, t * row * sizeof *stream), *side = stream + t * hidden;
     float *wide = side + t * hidden, *narrow = wide + t * most(joined, 2 * inner);
     if (!stream) return -1;
     memcpy(stream, x, t * hidden * sizeof *stream);
-    for (long i = 0; i < m->count && !failed; i++) {
+    for (long i = 0; i < m->count; i++) {
         const struct layer *l = m->layers + i;
         float *keys = s->keys + i * s->floats, *values = s->values + i * s->floats;
         rms_norm(stream, i ? side : 0, l->attention_norm, side, t, hidden, m->eps);
         linear(side, l->qkv, wide, t, hidden, joined, m->bf16);
         rope_append(wide, s->cos, s->sin, s->slots, keys, values, t, m->hq, m->hk, m->d);
-        failed = paged_attention(wide, narrow, keys, values, s->tables, s->starts, s->contexts, s->sequences, s->width,
-                                 m->hq, m->hk, m->d, m->scale, s->window, 0, 0);
+        if (paged_attention(wide, narrow, keys, values, s->tables, s->starts, s->contexts, s->sequences, s->width, m->hq,
+                            m->hk, m->d, m->scale, s->window, 0, 0)) {
+            free(stream);
+            return -1;
+        }
         linear(narrow, l->o, side, t, heads, hidden, m->bf16);
         rms_norm(stream, side, l->mlp_norm, side, t, hidden, m->eps);
         linear(side, l->gate_up, wide, t, hidden, 2 * inner, m->bf16);
@@ -54,5 +57,5 @@ int decode(const struct decoder *m, const struct step *s, const float *x, float 
     }
     rms_norm(stream, side, m->norm, y, t, hidden, m->eps);
     free(stream);
-    return failed;
+    return 0;
 }

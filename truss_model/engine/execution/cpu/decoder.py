@@ -4,6 +4,7 @@ Same arithmetic as transformers' own modules, over packed weights; the model's f
 """
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from truss_model.engine.execution.attention import PagedKV, refuse_unknown, running_batch
 from truss_model.engine.execution.batch import StepBatch
 from truss_model.engine.execution.cpu.layers import WeightType, pack
-from truss_model.engine.execution.llama import ATTENTION_LINEARS, MLP_LINEARS, sliding_window
+from truss_model.engine.execution.llama import ATTENTION_LINEARS, MLP_LINEARS, linears, sliding_window
 
 _pointer, _long, _float, _int = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
 
@@ -45,7 +46,8 @@ class _Step(ctypes.Structure):
 
 
 class PackedDecoder(nn.Module):
-    """The decoder layers over the pages, and the norm behind them. All but the products' weights is float32."""
+    """The decoder layers over the pages, and the norm behind them. All but the products' weights is float32, which a
+    product may round before it multiplies."""
 
     def __init__(self, library: ctypes.CDLL, layers: nn.ModuleList, norm: nn.Module, kv: PagedKV, weights: WeightType):
         """Take the layers out of `layers` one by one, so that each original is free once it is packed."""
@@ -100,6 +102,23 @@ def _shape(layer: nn.Module) -> dict[str, Any]:
         "d": attention.head_dim,
         "scale": attention.scaling,
     }
+
+
+def uniform(layers: Sequence[nn.Module], norm: nn.Module) -> bool:
+    """Whether one shape and one eps describe all layers, and their weights are of it."""
+    shape, eps = _shape(layers[0]), norm.variance_epsilon
+    heads, kv_heads = shape["hq"] * shape["d"], shape["hk"] * shape["d"]
+    hidden, inner = shape["hidden"], shape["inner"]
+    sizes = [(hidden, heads), (hidden, kv_heads), (hidden, kv_heads), (heads, hidden)]
+    sizes += [(hidden, inner), (hidden, inner), (inner, hidden)]
+    return all(
+        _shape(layer) == shape
+        and [(cast(Any, linear).in_features, cast(Any, linear).out_features) for linear in linears(layer)] == sizes
+        and all(
+            cast(Any, each).variance_epsilon == eps for each in (layer.input_layernorm, layer.post_attention_layernorm)
+        )
+        for layer in layers
+    )
 
 
 def _packed(layer: nn.Module, weights: WeightType) -> list[torch.Tensor]:

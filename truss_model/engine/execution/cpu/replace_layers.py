@@ -9,13 +9,14 @@ from transformers import PreTrainedModel
 
 from truss_model.engine.execution.attention import PagedKV
 from truss_model.engine.execution.cpu.attention import PAGE_SIZE
-from truss_model.engine.execution.cpu.decoder import PackedDecoder
+from truss_model.engine.execution.cpu.decoder import PackedDecoder, uniform
 from truss_model.engine.execution.cpu.layers import PackedLinear, WeightType, packable
 from truss_model.engine.execution.llama import linears, llama_layers
 
 
 def fits(model: PreTrainedModel, page_size: int) -> bool:
-    """Whether the kernels can serve this model: Llama's layers, plain linear ones without biases, heads of n x 16."""
+    """Whether the kernels can serve this model: Llama's layers, all alike, plain linear ones without biases, heads of
+    n x 16."""
     layers = llama_layers(model)
     heads = [cast(int, cast(nn.Module, layer.self_attn).head_dim) for layer in layers]
     return (
@@ -24,6 +25,7 @@ def fits(model: PreTrainedModel, page_size: int) -> bool:
         and all(dim % 16 == 0 for dim in heads)
         and packable(_head(model))
         and all(packable(linear) for layer in layers for linear in linears(layer))
+        and uniform(layers, cast(nn.Module, model.base_model.norm))
     )
 
 

@@ -47,7 +47,7 @@ typedef uint32_t vu __attribute__((vector_size(VL * 4), aligned(4), may_alias));
     }
 
 #define ROWS(NAME, X)                                                                                      \
-    static void NAME(const X *x, long ldx, const void *w, long k, float *y, long ldy, long m) {        \
+    static void NAME(const X *x, long ldx, const void *w, long k, float *y, long ldy, long m) {            \
         for (long blocks = (m + 5) / 6, now; blocks > 0; blocks--, m -= now, x += now * ldx, y += now * ldy) { \
             now = (m + blocks - 1) / blocks;                                                               \
             switch (now) {                                                                                 \
@@ -64,7 +64,7 @@ typedef uint32_t vu __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 MICRO_F32(1) MICRO_F32(2) MICRO_F32(3) MICRO_F32(4) MICRO_F32(5) MICRO_F32(6) ROWS(tile_f32, float)
 MICRO_BF16(1) MICRO_BF16(2) MICRO_BF16(3) MICRO_BF16(4) MICRO_BF16(5) MICRO_BF16(6) ROWS(tile_bf16, float)
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && defined(__AVX512VL__)
 #include <immintrin.h>
 #define DOT_BF16 1
 
