@@ -82,7 +82,6 @@ class ModelRunner:
         use_pages(model)
         self.kv = self._backend.kv
         self.layers = self._backend.layers
-        self.precision = self._backend.precision or model.dtype
         self.runs_ahead = self._backend.asynchronous
         # The tokens of the step that is running, for the next one to begin with.
         self._newest = torch.zeros(limits.max_rows, dtype=torch.int64, device=self.device)
@@ -97,6 +96,11 @@ class ModelRunner:
                 self.logits, self._choose, self.kv, limits, self._slots, self._fields, self._newest,
                 self._backend.capture,
             )  # fmt: skip
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The coarsest that activations are in."""
+        return self._backend.precision or self.model.dtype
 
     @property
     def recording(self) -> bool:
