@@ -7,6 +7,8 @@ import signal
 import socket
 import tempfile
 import time
+from collections import deque
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
@@ -37,17 +39,19 @@ class Workers:
         self._count = count
         self._stopping = False
         self._running: dict[BaseProcess, float] = {}
+        self._signals: deque[int] = deque()
+        self._woken, self._waking = _CONTEXT.Pipe(duplex=False)
 
     def run(self) -> None:
         folder = tempfile.mkdtemp(prefix="bridge-adapter-metrics-")
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        for sig in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(sig, self._stop)
-        signal.signal(signal.SIGHUP, self._pass_on)
+        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(sig, self._note)
         try:
             while not self._stopping or self._running:
+                self._pass_on_signals()
                 self._replace_dead()
-                multiprocessing.connection.wait([process.sentinel for process in self._running], timeout=0.5)
+                self._wait(0.5, *(process.sentinel for process in self._running))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -59,17 +63,27 @@ class Workers:
                 mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
                 del self._running[process]
                 if time.monotonic() - born < _SHORTEST_LIFE and not self._stopping:
-                    time.sleep(_SHORTEST_LIFE)  # what dies at once would die at once again
-        while not self._stopping and len(self._running) < self._count:
+                    self._wait(_SHORTEST_LIFE)  # what dies at once would die at once again
+        while not self._stopping and not self._signals and len(self._running) < self._count:
             process = _CONTEXT.Process(target=serve_socket, args=self._arguments)
             process.start()
             self._running[process] = time.monotonic()
 
-    def _stop(self, sig: int, frame: FrameType | None) -> None:
-        self._stopping = True
-        self._pass_on(sig, frame)
+    def _note(self, sig: int, frame: FrameType | None) -> None:
+        # No more than that: a handler may run in the middle of a start, when the new worker is not yet known.
+        self._signals.append(sig)
+        self._waking.send_bytes(b"")
 
-    def _pass_on(self, sig: int, frame: FrameType | None) -> None:
-        for process in self._running:
-            if process.pid is not None and process.is_alive():
-                os.kill(process.pid, sig)
+    def _wait(self, seconds: float, *sentinels: int) -> None:
+        """Until one of `sentinels` is ready or a signal came, at most `seconds`."""
+        if self._woken in wait([self._woken, *sentinels], seconds):
+            self._woken.recv_bytes()
+
+    def _pass_on_signals(self) -> None:
+        while self._signals:
+            sig = self._signals.popleft()
+            if sig != signal.SIGHUP:
+                self._stopping = True
+            for process in self._running:
+                if process.pid is not None and process.is_alive():
+                    os.kill(process.pid, sig)

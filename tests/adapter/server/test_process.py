@@ -216,6 +216,34 @@ def test_workers_share_a_socket_and_their_metrics(truss: str, tmp_path: Path) ->
         assert served.process.wait(PATIENCE) == 0
 
 
+_TOLD_WHILE_IT_STARTS_A_WORKER = """
+import os, signal, socket, sys
+from bridge_adapter.server.workers import Workers
+
+class Told(dict):
+    "Is pickled for the new worker: after the parent began to start it, before it can know of it."
+    def __reduce__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return dict, (dict(self),)
+
+if __name__ == "__main__":
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        Workers(2, listener, sys.argv[1], Told()).run()
+"""
+
+
+def test_a_worker_that_was_being_started_is_told_to_stop(truss: str, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(settings(truss, "m")))
+    (tmp_path / "told.py").write_text(_TOLD_WHILE_IT_STARTS_A_WORKER)
+    command = [sys.executable, str(tmp_path / "told.py"), str(tmp_path / "s.yaml")]
+    with subprocess.Popen(command, process_group=0) as process:
+        try:
+            assert process.wait(PATIENCE) == 0
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
 def test_a_taken_port_is_told(truss: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(yaml.safe_dump(settings(truss, "m")))
