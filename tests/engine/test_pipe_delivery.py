@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from truss_model.engine.generation import FinishReason, Generation, TokenLogprob, TokenOutput
+from truss_model.engine.generation import FinishReason, Generation, TokenLogprob
 from truss_model.engine.messages import FrameReader
 from truss_model.engine.pipe_delivery import NumberedGeneration, PipeDelivery
 from truss_model.engine.remote import RemoteEngine
@@ -63,7 +63,7 @@ def written(rows: list[int], steps: list[set[int]], with_logprobs: bool, fails: 
             logprobs = [TokenLogprob(-0.5 * at, ((token, -0.5 * at),))] if with_logprobs else []
             tokens, held, _ = told.get(place, ([], [], None))
             told[place] = [*tokens, token], [*held, *logprobs], reason
-            delivery.put(generations[number], TokenOutput(index, [token], logprobs, reason))
+            delivery.put(generations[number], index, token, logprobs[0] if logprobs else None, reason)
         delivery.flush()
     if fails:
         delivery.fail(generations[0], GenerationFailed("a step failed"))

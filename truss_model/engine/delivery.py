@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from truss_model.engine.generation import Generation, PromptScore, TokenOutput
+from truss_model.engine.generation import FinishReason, Generation, PromptScore, TokenLogprob, TokenOutput
 from truss_model.errors import TrussModelError
 
 Call = tuple[Callable[..., None], object]
@@ -26,7 +26,15 @@ class Delivery(Protocol):
 
     def score(self, generation: Generation, scores: list[PromptScore]) -> None: ...
 
-    def put(self, generation: Generation, output: TokenOutput) -> None: ...
+    def put(
+        self,
+        generation: Generation,
+        index: int,
+        token: int | None,
+        logprob: TokenLogprob | None,
+        reason: FinishReason | None,
+    ) -> None:
+        """Row `index` has got a token, or ends for this reason, or both."""
 
     def fail(self, generation: Generation, error: TrussModelError) -> None: ...
 
@@ -53,8 +61,20 @@ class LoopDelivery:
     def score(self, generation: Generation, scores: list[PromptScore]) -> None:
         self._post(generation, generation.score, scores)
 
-    def put(self, generation: Generation, output: TokenOutput) -> None:
-        self._post(generation, generation.deliver, output)
+    def put(
+        self,
+        generation: Generation,
+        index: int,
+        token: int | None,
+        logprob: TokenLogprob | None,
+        reason: FinishReason | None,
+    ) -> None:
+        tokens = [] if token is None else [token]
+        self._post(
+            generation,
+            generation.deliver,
+            TokenOutput(index, tokens, [] if logprob is None else [logprob], reason),
+        )
 
     def fail(self, generation: Generation, error: TrussModelError) -> None:
         self._post(generation, generation.fail, error)

@@ -26,7 +26,7 @@ from truss_model.engine.observations import Observations
 from truss_model.engine.sampling_params import SamplingParams
 from truss_model.engine.scheduler_slice import shorten_slice
 from truss_model.engine.scheduling.kv_cache import PagePool
-from truss_model.engine.scheduling.row import PENDING, Row, make_rows
+from truss_model.engine.scheduling.row import Row, RowStatus, make_rows
 from truss_model.engine.scheduling.scheduler import Scheduler, StepPlan
 from truss_model.engine.settings import EngineSettings
 from truss_model.engine.stats import EngineStats
@@ -216,11 +216,7 @@ class Engine:
         except Exception as error:
             self._fail_step(plan, error)
             return None
-        self._prefill_tokens += sum(chunk.count for chunk in plan.chunks if chunk.row.generated == 0)
-        for chunk in plan.chunks:
-            self._scheduler.launched(chunk)
-            if chunk.samples:
-                chunk.row.tokens.append(PENDING)
+        self._prefill_tokens += self._scheduler.launched(plan)
         return step
 
     def _finish_step(self) -> None:
@@ -237,11 +233,9 @@ class Engine:
         began, self._landed = max(step.began, self._landed), time.monotonic()
         self._scheduler.costs.observe(step.plan, self._landed - began)
         self._steps += 1
-        for chunk in step.plan.chunks:
-            if not chunk.row.ended:
-                self._scheduler.computed(chunk)
-        for chunk, token in zip(step.sampling, sampled.tokens, strict=True):
-            chunk.row.tokens[chunk.start + chunk.count] = token
+        self._scheduler.computed(step.plan)
+        for (row, start, count, _), token in zip(step.sampling, sampled.tokens, strict=True):
+            row.tokens[start + count] = token
         self.observations.stepped(step.plan, step.sampling, self._landed, 1 - self._pool.available / self._pool.pages)
         self._emit(step, sampled)
 
@@ -256,22 +250,26 @@ class Engine:
     def _emit(self, step: RunningStep, sampled: Sampled) -> None:
         for row, scores in sampled.scores:
             self._delivery.score(row.generation, scores)
-        for chunk, token, logprob in zip(step.sampling, sampled.tokens, sampled.logprobs, strict=True):
-            row = chunk.row
-            if row.ended or not self._advance(row, token):
+        put, eos = self._delivery.put, self._eos
+        for (row, start, count, _), token, logprob in zip(step.sampling, sampled.tokens, sampled.logprobs, strict=True):
+            if row.status is RowStatus.ENDED or not self._advance(row, token):
                 continue
-            output = row.output(token, logprob, chunk.start + chunk.count + 1, self._eos)
-            self._generated_tokens += len(output.token_ids)
-            self._delivery.put(row.generation, output)
-            if output.finish_reason is not None:
+            reason = row.ended_by(token, start + count + 1, eos)
+            wanted = row.params.max_tokens > 0
+            self._generated_tokens += wanted
+            put(row.generation, row.index, token if wanted else None, logprob, reason)
+            if reason is not None:
                 self._scheduler.drop(row)
                 self._close_if_done(row.generation)
 
     def _advance(self, row: Row, token: int) -> bool:
+        """Whether the row goes on with this token, or ends with it."""
+        if row.constraint is None:
+            return True
         if (error := row.accept(token)) is not None:
             self._faults.total += isinstance(error, GenerationFailed)
             self._fail(row.generation, error)
-        return not row.ended
+        return row.status is not RowStatus.ENDED
 
     def _fail_step(self, plan: StepPlan, error: Exception) -> None:
         """Fail the step's rows. Raises GpuLost, which ends the thread, where no later step can succeed."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import astuple
 
 from truss_model.engine.delivery import Loop
-from truss_model.engine.generation import Generation, PromptScore, TokenOutput
+from truss_model.engine.generation import FinishReason, Generation, PromptScore, TokenLogprob
 from truss_model.engine.histogram import Distribution
 from truss_model.engine.messages import NO_TOKEN, Batch, frame, pack_error
 from truss_model.engine.stats import EngineStats
@@ -54,15 +54,16 @@ class PipeDelivery:
         if isinstance(generation, NumberedGeneration):
             self._batch.scores.append((generation.number, [astuple(score) for score in scores]))
 
-    def put(self, generation: Generation, output: TokenOutput) -> None:
+    def put(
+        self,
+        generation: Generation,
+        index: int,
+        token: int | None,
+        logprob: TokenLogprob | None,
+        reason: FinishReason | None,
+    ) -> None:
         if isinstance(generation, NumberedGeneration):
-            if not output.token_ids:  # it only ends
-                self._batch.put(generation.number, output.index, NO_TOKEN, None, output.finish_reason)
-            last = len(output.token_ids) - 1
-            for at, token in enumerate(output.token_ids):
-                logprob = output.logprobs[at] if output.logprobs else None
-                reason = output.finish_reason if at == last else None
-                self._batch.put(generation.number, output.index, token, logprob, reason)
+            self._batch.put(generation.number, index, NO_TOKEN if token is None else token, logprob, reason)
 
     def fail(self, generation: Generation, error: TrussModelError) -> None:
         if isinstance(generation, NumberedGeneration):

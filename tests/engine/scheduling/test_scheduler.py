@@ -27,11 +27,11 @@ def request(prompt: int, arrival: int, n: int = 1) -> list[Row]:
 
 def run(planner: Scheduler, plan: StepPlan) -> None:
     """What the engine does with a step: all computed, one token for each row that samples."""
+    planner.launched(plan)
+    planner.computed(plan)
     for chunk in plan.chunks:
-        planner.launched(chunk)
-        planner.computed(chunk)
         if chunk.samples:
-            chunk.row.tokens.append(7)
+            chunk.row.tokens[-1] = 7
 
 
 def shares(plan: StepPlan) -> list[tuple[int, int]]:

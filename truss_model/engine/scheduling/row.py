@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from random import Random
 
-from truss_model.engine.generation import FinishReason, Generation, TokenLogprob, TokenOutput
+from truss_model.engine.generation import FinishReason, Generation
 from truss_model.engine.sampling_params import SamplingParams, TokenConstraint
 from truss_model.engine.scheduling.kv_cache import ROOT
 from truss_model.errors import GenerationFailed, RequestError, TrussModelError
@@ -102,13 +102,6 @@ class Row:
             logger.exception("The grammar of a row failed.")
             return GenerationFailed("The answer's grammar failed.")
         return None
-
-    def output(self, token: int, logprob: TokenLogprob | None, length: int, eos: frozenset[int]) -> TokenOutput:
-        """What the caller gets of `token`, the one at length - 1; nothing of the token of a row without max_tokens."""
-        reason = self.ended_by(token, length, eos)
-        if self.params.max_tokens == 0:
-            return TokenOutput(self.index, finish_reason=reason)
-        return TokenOutput(self.index, [token], [] if logprob is None else [logprob], reason)
 
     @property
     def waits_for_token(self) -> bool:

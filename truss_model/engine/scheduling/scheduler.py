@@ -8,10 +8,11 @@ short one may delay them by LONGEST_STALL per step.
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from truss_model.engine.generation import Generation
 from truss_model.engine.scheduling.kv_cache import ROOT, OutOfPages, PagePool, Prefix
-from truss_model.engine.scheduling.row import Row, RowStatus
+from truss_model.engine.scheduling.row import PENDING, Row, RowStatus
 
 STRETCH = 2.2
 LONGEST_STALL = 0.25  # seconds
@@ -19,9 +20,11 @@ SMALLEST_CHUNK = 8
 SCORED_PER_STEP = 128  # prompt tokens whose log probabilities one step computes: it holds their logits at once
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Tokens start .. start + count - 1 of a row go through the model; `samples`: the last one's logits are sampled."""
+class Chunk(NamedTuple):
+    """Tokens start .. start + count - 1 of a row go through the model; `samples`: the last one's logits are sampled.
+
+    A tuple: one is made for every row of every step.
+    """
 
     row: Row
     start: int
@@ -119,28 +122,36 @@ class Scheduler:
         self.drop(row)
 
     @staticmethod
-    def launched(chunk: Chunk) -> None:
-        """Record that a chunk's KV will be in the pages before any later step reads them."""
-        row = chunk.row
-        row.computed = chunk.start + chunk.count
-        row.scored = max(row.scored, min(row.computed, row.prompt_tokens - 1))
-        if chunk.samples:
-            last = row.generated + 1 >= row.params.max_tokens
-            row.status = RowStatus.LAST_TOKEN if last else RowStatus.DECODE
+    def launched(plan: StepPlan) -> int:
+        """Record that the plan's KV will be in the pages before any later step reads them; rows that get a token have
+        it PENDING. Returns the tokens of prompts among it."""
+        prompts = 0
+        for row, start, count, samples in plan.chunks:
+            row.computed = start + count
+            if start < row.prompt_tokens:
+                row.scored = max(row.scored, min(row.computed, row.prompt_tokens - 1))
+                prompts += count if row.generated == 0 else 0
+            if samples:
+                tokens = row.tokens
+                tokens.append(PENDING)
+                last = len(tokens) - row.prompt_tokens >= row.params.max_tokens
+                row.status = RowStatus.LAST_TOKEN if last else RowStatus.DECODE
+        return prompts
 
-    def computed(self, chunk: Chunk) -> None:
-        """Record that a launched chunk's KV is in the pages, and publish whole pages in the prefix index."""
-        row, size = chunk.row, self.pool.page_size
-        while (row.published + 1) * size <= chunk.start + chunk.count:
-            at = row.published
-            row.digest = self.pool.publish(row.pages[at], row.digest, row.tokens[at * size : (at + 1) * size])
-            row.published += 1
+    def computed(self, plan: StepPlan) -> None:
+        """Record that the launched plan's KV is in the pages, and publish whole pages in the prefix index."""
+        size = self.pool.page_size
+        for row, start, count, _ in plan.chunks:
+            while (row.published + 1) * size <= start + count and row.status is not RowStatus.ENDED:
+                at = row.published
+                row.digest = self.pool.publish(row.pages[at], row.digest, row.tokens[at * size : (at + 1) * size])
+                row.published += 1
 
     def _plan_decode(self, plan: StepPlan) -> None:
         for row in list(self.running):
             # An older row of this loop may have preempted this one: it is WAITING then.
             if row.status is RowStatus.DECODE and self._grow(row, len(row.tokens)):
-                plan.chunks.append(Chunk(row, row.computed, 1, samples=True))
+                plan.chunks.append(Chunk(row, row.computed, 1, True))
 
     def _plan_prefill(self, plan: StepPlan) -> None:
         budget = self.token_budget - len(plan.chunks)
