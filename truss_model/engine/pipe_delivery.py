@@ -62,7 +62,7 @@ class PipeDelivery:
         logprob: TokenLogprob | None,
         reason: FinishReason | None,
     ) -> None:
-        if isinstance(generation, NumberedGeneration):
+        if type(generation) is NumberedGeneration:
             self._batch.put(generation.number, index, NO_TOKEN if token is None else token, logprob, reason)
 
     def fail(self, generation: Generation, error: TrussModelError) -> None:

@@ -36,25 +36,29 @@ class StepBatch:
 def pack(plan: StepPlan, tables: npt.NDArray[np.int32], page_size: int, device: torch.device) -> StepBatch:
     """Make the tensors of a step; one copy to the device each, not waited for. tables: of the chunks, [R, W]."""
     chunks = plan.chunks
-    counts = np.fromiter((chunk.count for chunk in chunks), np.int64, len(chunks))
-    begins = np.fromiter((chunk.start for chunk in chunks), np.int64, len(chunks))
+    counts = np.array([chunk.count for chunk in chunks], np.int64)
+    begins = np.array([chunk.start for chunk in chunks], np.int64)
     starts = np.zeros(len(chunks) + 1, np.int64)
     np.cumsum(counts, out=starts[1:])
-    total = int(starts[-1])
-    owner = np.repeat(np.arange(len(chunks)), counts)
-    positions = np.arange(total) - starts[owner] + begins[owner]
-    tokens = np.empty(total, np.int64)
-    for start, chunk in zip(starts.tolist(), chunks, strict=False):
-        if chunk.count == 1:
-            tokens[start] = chunk.row.tokens[chunk.start]
+    tokens: list[int] = []
+    for row, start, count, _ in chunks:
+        if count == 1:
+            tokens.append(row.tokens[start])
         else:
-            tokens[start : start + chunk.count] = chunk.row.tokens[chunk.start : chunk.start + chunk.count]
+            tokens += row.tokens[start : start + count]
+    owner = np.repeat(np.arange(len(chunks)), counts)
+    positions = np.arange(len(tokens)) - starts[owner] + begins[owner]
     slots = tables[owner, positions // page_size].astype(np.int64) * page_size + positions % page_size
-    sampled = starts[1:][np.fromiter((chunk.samples for chunk in chunks), np.bool_, len(chunks))] - 1
-    scored = [starts[i] + p - chunk.start for i, chunk in enumerate(chunks) for p in chunk.scored]
+    sampled = starts[1:][[chunk.samples for chunk in chunks]] - 1
+    scored = [
+        starts[i] + p - chunk.start
+        for i, chunk in enumerate(chunks)
+        if chunk.row.params.prompt_logprobs is not None
+        for p in chunk.scored
+    ]
     several = np.flatnonzero(counts > 1)
     return StepBatch(
-        tokens=to_device(tokens[None], device),
+        tokens=to_device(np.array([tokens], np.int64), device),
         positions=to_device(positions[None], device),
         slots=to_device(slots, device),
         tables=to_device(tables, device),
