@@ -234,8 +234,8 @@ class Engine:
         self._scheduler.costs.observe(step.plan, self._landed - began)
         self._steps += 1
         self._scheduler.computed(step.plan)
-        for (row, start, count, _), token in zip(step.sampling, sampled.tokens, strict=True):
-            row.tokens[start + count] = token
+        for (row, start, length, _), token in zip(step.sampling, sampled.tokens, strict=True):
+            row.tokens[start + length] = token
         self.observations.stepped(step.plan, step.sampling, self._landed, 1 - self._pool.available / self._pool.pages)
         self._emit(step, sampled)
 
@@ -251,10 +251,12 @@ class Engine:
         for row, scores in sampled.scores:
             self._delivery.score(row.generation, scores)
         put, eos = self._delivery.put, self._eos
-        for (row, start, count, _), token, logprob in zip(step.sampling, sampled.tokens, sampled.logprobs, strict=True):
+        for (row, start, length, _), token, logprob in zip(
+            step.sampling, sampled.tokens, sampled.logprobs, strict=True
+        ):
             if row.status is RowStatus.ENDED or not self._advance(row, token):
                 continue
-            reason = row.ended_by(token, start + count + 1, eos)
+            reason = row.ended_by(token, start + length + 1, eos)
             wanted = row.params.max_tokens > 0
             self._generated_tokens += wanted
             put(row.generation, row.index, token if wanted else None, logprob, reason)

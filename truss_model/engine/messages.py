@@ -76,42 +76,50 @@ def frame(values: tuple[Any, ...]) -> bytes:
 
 
 class FrameReader:
-    """Frames out of a socket's bytes, in whatever cut."""
+    """Frames out of a socket's bytes, in whatever cut.
+
+    Reads into one room for good: `recv` would allocate a new one for each frame and shrink it, and so leave the heap
+    in pieces that grow in number for as long as the process serves.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self._room = bytearray(_READ)
         self._held = bytearray()
 
     def available(self) -> Iterator[tuple[Any, ...]]:
         """The frames that are complete. Does not wait for more; raises EOFError once the other end has closed."""
         while True:
             try:
-                data = self._connection.recv(_READ, socket.MSG_DONTWAIT)
+                count = self._connection.recv_into(self._room, 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
-            yield from self._accept(data)
-            if len(data) < _READ:
+            yield from self._accept(count)
+            if count < _READ:
                 return
 
     def wait(self) -> list[tuple[Any, ...]]:
         """The next frames, one at least. Raises EOFError once the other end has closed."""
         frames: list[tuple[Any, ...]] = []
         while not frames:
-            frames = self._accept(self._connection.recv(_READ))
+            frames = self._accept(self._connection.recv_into(self._room))
         return frames
 
-    def _accept(self, data: bytes) -> list[tuple[Any, ...]]:
-        if not data:
+    def _accept(self, count: int) -> list[tuple[Any, ...]]:
+        """The frames that are complete with the first `count` bytes of the room."""
+        if not count:
             raise EOFError
         held = self._held
-        held += data
+        with memoryview(self._room) as room:
+            held += room[:count]
         begin, frames = 0, []
-        while len(held) - begin >= _LENGTH:
-            end = begin + _LENGTH + int.from_bytes(held[begin : begin + _LENGTH], "little")
-            if len(held) < end:
-                break
-            frames.append(marshal.loads(bytes(held[begin + _LENGTH : end])))
-            begin = end
+        with memoryview(held) as view:
+            while len(held) - begin >= _LENGTH:
+                end = begin + _LENGTH + int.from_bytes(view[begin : begin + _LENGTH], "little")
+                if len(held) < end:
+                    break
+                frames.append(marshal.loads(view[begin + _LENGTH : end]))
+                begin = end
         del held[:begin]
         return frames
 

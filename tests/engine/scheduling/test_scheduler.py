@@ -35,7 +35,7 @@ def run(planner: Scheduler, plan: StepPlan) -> None:
 
 
 def shares(plan: StepPlan) -> list[tuple[int, int]]:
-    return [(chunk.row.arrival, chunk.count) for chunk in plan.chunks]
+    return [(chunk.row.arrival, chunk.length) for chunk in plan.chunks]
 
 
 def test_prompts_share_the_budget_in_order_of_arrival() -> None:

@@ -36,16 +36,16 @@ class StepBatch:
 def pack(plan: StepPlan, tables: npt.NDArray[np.int32], page_size: int, device: torch.device) -> StepBatch:
     """Make the tensors of a step; one copy to the device each, not waited for. tables: of the chunks, [R, W]."""
     chunks = plan.chunks
-    counts = np.array([chunk.count for chunk in chunks], np.int64)
+    counts = np.array([chunk.length for chunk in chunks], np.int64)
     begins = np.array([chunk.start for chunk in chunks], np.int64)
     starts = np.zeros(len(chunks) + 1, np.int64)
     np.cumsum(counts, out=starts[1:])
     tokens: list[int] = []
-    for row, start, count, _ in chunks:
-        if count == 1:
+    for row, start, length, _ in chunks:
+        if length == 1:
             tokens.append(row.tokens[start])
         else:
-            tokens += row.tokens[start : start + count]
+            tokens += row.tokens[start : start + length]
     owner = np.repeat(np.arange(len(chunks)), counts)
     positions = np.arange(len(tokens)) - starts[owner] + begins[owner]
     slots = tables[owner, positions // page_size].astype(np.int64) * page_size + positions % page_size

@@ -104,7 +104,7 @@ class DecodeGraphs:
 
     def fits(self, plan: StepPlan) -> bool:
         """Whether every row of the plan has one token that is followed by a new one."""
-        return self.ready and all(chunk.count == 1 and chunk.samples for chunk in plan.chunks)
+        return self.ready and all(chunk.length == 1 and chunk.samples for chunk in plan.chunks)
 
     def feed(self, plan: StepPlan, places: dict[int, int], slots: npt.NDArray[np.int64]) -> None:
         """Fill the fields of a step for `forward`, and send the pages of rows that have come."""

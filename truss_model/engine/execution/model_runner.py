@@ -204,7 +204,7 @@ class ModelRunner:
         kind = Kind.GREEDY
         if sampling:
             at = slots if len(sampling) == len(slots) else self._slots.hold([chunk.row for chunk in sampling])
-            ends = np.fromiter((chunk.start + chunk.count for chunk in sampling), np.int64, len(sampling))
+            ends = np.fromiter((chunk.start + chunk.length for chunk in sampling), np.int64, len(sampling))
             kind = self._sampler.prepare([chunk.row for chunk in sampling], at, ends)
             self._fields.upload()
         if recorded is not None:
@@ -242,7 +242,7 @@ class ModelRunner:
 
     def _fill_pending(self, batch: StepBatch, plan: StepPlan, places: dict[int, int]) -> None:
         """Put tokens that only the device knows where they belong; they are the last of their chunks."""
-        ends = np.cumsum([chunk.count for chunk in plan.chunks]) - 1
+        ends = np.cumsum([chunk.length for chunk in plan.chunks]) - 1
         waiting = [i for i, chunk in enumerate(plan.chunks) if _ends_pending(chunk)]
         if waiting:
             sources = np.array([places[id(plan.chunks[i].row)] for i in waiting])
@@ -257,4 +257,4 @@ def _throw_away_row(tokens: list[int], params: SamplingParams) -> Row:
 
 
 def _ends_pending(chunk: Chunk) -> bool:
-    return chunk.row.tokens[chunk.start + chunk.count - 1] == PENDING
+    return chunk.row.tokens[chunk.start + chunk.length - 1] == PENDING

@@ -111,7 +111,7 @@ class SelfCheck:
         found = []
         for chunks in plans:
             logits, tokens = self._runner.forward(StepPlan(chunks))
-            positions = [chunk.start + chunk.count - 1 for chunk in chunks]
+            positions = [chunk.start + chunk.length - 1 for chunk in chunks]
             found.append(self._reference.gaps(logits, positions, self.bar))
             certain = all(chunk.row.params.greedy or chunk.row.params.top_p == 0 for chunk in chunks)
             if tokens is not None and certain and not _likeliest(tokens, logits):

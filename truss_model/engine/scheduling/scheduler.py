@@ -21,14 +21,14 @@ SCORED_PER_STEP = 128  # prompt tokens whose log probabilities one step computes
 
 
 class Chunk(NamedTuple):
-    """Tokens start .. start + count - 1 of a row go through the model; `samples`: the last one's logits are sampled.
+    """Tokens start .. start + length - 1 of a row go through the model; `samples`: the last one's logits are sampled.
 
     A tuple: one is made for every row of every step.
     """
 
     row: Row
     start: int
-    count: int
+    length: int
     samples: bool
 
     @property
@@ -37,7 +37,7 @@ class Chunk(NamedTuple):
         row = self.row
         if not row.scores_prompt:
             return range(0)
-        return range(max(self.start, row.scored), min(self.start + self.count, row.prompt_tokens - 1))
+        return range(max(self.start, row.scored), min(self.start + self.length, row.prompt_tokens - 1))
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class StepPlan:
 
     @property
     def tokens(self) -> int:
-        return sum(chunk.count for chunk in self.chunks)
+        return sum(chunk.length for chunk in self.chunks)
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class StepCosts:
     prefill_token: float = 0.001
 
     def observe(self, plan: StepPlan, seconds: float) -> None:
-        prompt = sum(chunk.count for chunk in plan.chunks if chunk.count > 1)
+        prompt = sum(chunk.length for chunk in plan.chunks if chunk.length > 1)
         if prompt == 0:
             self.decode_step += 0.2 * (seconds - self.decode_step)
         else:
@@ -126,11 +126,11 @@ class Scheduler:
         """Record that the plan's KV will be in the pages before any later step reads them; rows that get a token have
         it PENDING. Returns the tokens of prompts among it."""
         prompts = 0
-        for row, start, count, samples in plan.chunks:
-            row.computed = start + count
+        for row, start, length, samples in plan.chunks:
+            row.computed = start + length
             if start < row.prompt_tokens:
                 row.scored = max(row.scored, min(row.computed, row.prompt_tokens - 1))
-                prompts += count if row.generated == 0 else 0
+                prompts += length if row.generated == 0 else 0
             if samples:
                 tokens = row.tokens
                 tokens.append(PENDING)
@@ -141,8 +141,8 @@ class Scheduler:
     def computed(self, plan: StepPlan) -> None:
         """Record that the launched plan's KV is in the pages, and publish whole pages in the prefix index."""
         size = self.pool.page_size
-        for row, start, count, _ in plan.chunks:
-            while (row.published + 1) * size <= start + count and row.status is not RowStatus.ENDED:
+        for row, start, length, _ in plan.chunks:
+            while (row.published + 1) * size <= start + length and row.status is not RowStatus.ENDED:
                 at = row.published
                 row.digest = self.pool.publish(row.pages[at], row.digest, row.tokens[at * size : (at + 1) * size])
                 row.published += 1
