@@ -17,6 +17,7 @@ import psutil
 from openai import AsyncOpenAI
 
 from scripts.assemble import assemble
+from scripts.interrupt import exit_on_signals
 from scripts.process import free_port
 from scripts.serve import REPOSITORY
 from scripts.stack import start_adapter, start_truss, truss_url, wait_adapter, wait_truss
@@ -179,6 +180,7 @@ async def _answered(adapter: Service) -> float:
 
 
 def main() -> None:
+    exit_on_signals()  # and so stop what was started
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--memory-growth", type=float, default=0.01, help="what is allowed after the warm-up")
