@@ -15,9 +15,10 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interrupt:
     """Takes the three signals over when made, which must be in the main thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, anywhere: bool = False) -> None:
+        """anywhere: in the whole program, see there."""
         self._received = False
-        self._anywhere = False
+        self._anywhere = anywhere
         for number in NUMBERS:
             signal.signal(number, self._handle)
 
@@ -45,5 +46,4 @@ class Interrupt:
 
 def exit_on_signals() -> None:
     """SystemExit at any place, once: for programs whose blocks are left in order whenever that comes."""
-    interrupt = Interrupt()
-    interrupt.anywhere().__enter__()
+    Interrupt(anywhere=True)

@@ -9,7 +9,7 @@ from scripts.serve import REPOSITORY
 
 PROGRAM = """
 import os, signal
-from scripts.interrupt import Interrupt
+from scripts.interrupt import Interrupt, exit_on_signals
 interrupt = Interrupt()
 def told(number):
     os.kill(os.getpid(), number)
@@ -29,6 +29,7 @@ except SystemExit as end:
         ("with interrupt.anywhere(): told(signal.SIGTERM); print('not reached')", "left in order 0\n"),
         ("told(signal.SIGHUP)\n    with interrupt.anywhere(): print('not reached')", "left in order 0\n"),
         ("with interrupt.anywhere(): pass\n    told(signal.SIGINT); print('noted')", "noted\n"),
+        ("exit_on_signals(); told(signal.SIGTERM); print('not reached')", "left in order 0\n"),
     ],
 )
 def test_a_signal(body: str, printed: str) -> None:
