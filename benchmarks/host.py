@@ -35,6 +35,7 @@ from scripts.stack import start_truss, wait_truss
 FULL_VOCABULARY, SMALL_VOCABULARY = 49152, 512  # of the demo model's tokenizer; its bytes and shortest words
 TOKENS = 512  # of an answer
 WARM_UP = 3.0  # seconds
+PY_SPY = Path(sys.executable).with_name("py-spy")
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
 SCHEMA = {"type": "object", "properties": {"text": {"type": "string", "minLength": 4000}}, "required": ["text"]}
 
@@ -165,7 +166,7 @@ def measure(server: NullServer, case: Case, seconds: float, profile: Path | None
 @contextmanager
 def _profiled(pid: int, seconds: float, out: Path) -> Iterator[None]:
     """py-spy reads the stacks meanwhile; it slows the server down, so its rounds are not those of the figures."""
-    command = [Path(sys.executable).with_name("py-spy"), "record", "--pid", str(pid), "--subprocesses", "--nonblocking"]
+    command = [PY_SPY, "record", "--pid", str(pid), "--subprocesses", "--nonblocking"]
     command += ["--duration", str(int(seconds)), "--rate", "250", "--format", "raw", "--output", str(out), "--threads"]
     with subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
         yield
@@ -275,7 +276,10 @@ def main() -> None:
     parser.add_argument("--only", type=lambda text: text.split(","), help=",".join(case.name for case in CASES))
     parser.add_argument("--profile", action="store_true", help="CPU time by stage (needs py-spy)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON")
-    run(parser.parse_args())
+    options = parser.parse_args()
+    if options.profile and not PY_SPY.exists():
+        parser.error("--profile needs py-spy: pip install py-spy")
+    run(options)
 
 
 if __name__ == "__main__":

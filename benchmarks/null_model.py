@@ -5,6 +5,7 @@ image of the commit before, so it uses only what both have.
 """
 
 import inspect
+import itertools
 import os
 import time
 from collections.abc import Mapping
@@ -49,19 +50,19 @@ class NullHead(nn.Module):
     def __init__(self, rows: int, vocab: int, seconds: float, lateness: Path) -> None:
         super().__init__()
         self._seconds = seconds
-        self._step = 0
+        self._counted = itertools.count(1)  # an attribute of a module is set slowly
         self._steps = max(1, MOST_LOGITS // (rows * vocab))
         self._logits = torch.randn(self._steps, rows, vocab, generator=torch.Generator().manual_seed(0))
         self._logits[:, :, :32] -= 100  # control tokens, that of the end among them
         self._noted = np.memmap(lateness, np.float64, "w+", shape=(1 + LATENESS_SAMPLES,))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        self._step += 1
+        step = next(self._counted)
         due = time.monotonic() + self._seconds
         time.sleep(self._seconds)
-        self._noted[1 + self._step % LATENESS_SAMPLES] = time.monotonic() - due
-        self._noted[0] = self._step
-        return self._logits[self._step % self._steps, : hidden.shape[-2]].view(*hidden.shape[:-1], -1)
+        self._noted[1 + step % LATENESS_SAMPLES] = time.monotonic() - due
+        self._noted[0] = step
+        return self._logits[step % self._steps, : hidden.shape[-2]].view(*hidden.shape[:-1], -1)
 
 
 def null_backend(model: PreTrainedModel, limits: Limits, settings: EngineSettings) -> Backend:

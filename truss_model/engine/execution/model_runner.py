@@ -210,7 +210,8 @@ class ModelRunner:
         if recorded is not None:
             return recorded.forward(len(slots)), kind
         batch = self._pack(plan, slots)
-        self._fill_pending(batch, plan, places)
+        if places:
+            self._fill_pending(batch, plan, places)
         return self.logits(batch), kind
 
     def _sample(self, kind: Kind, logits: torch.Tensor) -> Choice:
