@@ -50,6 +50,7 @@ class BridgeServer(uvicorn.Server):
         await super().startup(sockets)
         if self._reread is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # blocked by the parent of several workers
         # What was made to start lives as long as the process: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()

@@ -62,11 +62,14 @@ class Workers:
                 # Its gauges end with it, its counters stay in the sum.
                 mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
                 del self._running[process]
-                if time.monotonic() - born < _SHORTEST_LIFE and not self._stopping:
+                if time.monotonic() - born < _SHORTEST_LIFE and not self._stopping and not self._signals:
                     self._wait(_SHORTEST_LIFE)  # what dies at once would die at once again
         while not self._stopping and not self._signals and len(self._running) < self._count:
             process = _CONTEXT.Process(target=serve_socket, args=self._arguments)
+            # Without a handler yet it would end by a reload. It inherits the mask, and lifts it with its handler.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
             process.start()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
             self._running[process] = time.monotonic()
 
     def _note(self, sig: int, frame: FrameType | None) -> None:
@@ -75,11 +78,12 @@ class Workers:
         self._waking.send_bytes(b"")
 
     def _wait(self, seconds: float, *sentinels: int) -> None:
-        """Until one of `sentinels` is ready or a signal came, at most `seconds`."""
-        if self._woken in wait([self._woken, *sentinels], seconds):
-            self._woken.recv_bytes()
+        """Until one of `sentinels` is ready or a signal waits to be passed on, at most `seconds`."""
+        wait([self._woken, *sentinels], seconds)
 
     def _pass_on_signals(self) -> None:
+        while self._woken.poll():  # each was sent behind its signal
+            self._woken.recv_bytes()
         while self._signals:
             sig = self._signals.popleft()
             if sig != signal.SIGHUP:

@@ -216,32 +216,54 @@ def test_workers_share_a_socket_and_their_metrics(truss: str, tmp_path: Path) ->
         assert served.process.wait(PATIENCE) == 0
 
 
-_TOLD_WHILE_IT_STARTS_A_WORKER = """
+_TOLD_WHILE_WORKERS_START = """
 import os, signal, socket, sys
 from bridge_adapter.server.workers import Workers
+
+def reloaded():
+    "In the new worker, before anything of its own runs."
+    os.kill(os.getpid(), signal.SIGHUP)
+    return {}
 
 class Told(dict):
     "Is pickled for the new worker: after the parent began to start it, before it can know of it."
     def __reduce__(self):
+        if sys.argv[2] == "reload":
+            return reloaded, ()
         os.kill(os.getpid(), signal.SIGTERM)
         return dict, (dict(self),)
 
 if __name__ == "__main__":
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(listener.getsockname()[1], flush=True)
         Workers(2, listener, sys.argv[1], Told()).run()
 """
 
 
-def test_a_worker_that_was_being_started_is_told_to_stop(truss: str, tmp_path: Path) -> None:
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump(settings(truss, "m")))
-    (tmp_path / "told.py").write_text(_TOLD_WHILE_IT_STARTS_A_WORKER)
-    command = [sys.executable, str(tmp_path / "told.py"), str(tmp_path / "s.yaml")]
-    with subprocess.Popen(command, process_group=0) as process:
+@contextmanager
+def workers_told(truss: str, folder: Path, what: str) -> Iterator[Process]:
+    (folder / "s.yaml").write_text(yaml.safe_dump(settings(truss, "m")))
+    (folder / "told.py").write_text(_TOLD_WHILE_WORKERS_START)
+    command = [sys.executable, str(folder / "told.py"), str(folder / "s.yaml"), what]
+    with subprocess.Popen(command, process_group=0, stdout=subprocess.PIPE) as process:
         try:
-            assert process.wait(PATIENCE) == 0
+            assert process.stdout is not None
+            yield Process(folder / "s.yaml", process, int(process.stdout.readline()), [])
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_worker_that_was_being_started_is_told_to_stop(truss: str, tmp_path: Path) -> None:
+    with workers_told(truss, tmp_path, "stop") as told:
+        assert told.process.wait(PATIENCE) == 0
+
+
+def test_a_reload_does_not_end_a_worker_that_is_being_started(truss: str, tmp_path: Path) -> None:
+    with workers_told(truss, tmp_path, "reload") as told:
+        assert told.get("/health/live")[0] == 200
+        told.process.send_signal(signal.SIGTERM)
+        assert told.process.wait(PATIENCE) == 0
 
 
 def test_a_taken_port_is_told(truss: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
