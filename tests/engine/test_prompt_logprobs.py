@@ -52,6 +52,12 @@ async def test_they_are_those_of_a_plain_forward(start_engine: StartEngine, leng
     check((await scores_of(start_engine(make_model()), ids)).prompt_scores, ids, 3)
 
 
+async def test_nothing_is_told_of_a_token_that_nobody_wanted(start_engine: StartEngine) -> None:
+    params = SamplingParams(max_tokens=0, prompt_logprobs=1, top_logprobs=2)
+    [answer] = await collect(start_engine(make_model()).submit(prompt(20), params))
+    assert (answer.tokens, answer.logprobs, answer.finish_reason) == ([], [], "length")
+
+
 async def test_the_logits_of_a_whole_prompt_are_never_in_memory_at_once(start_engine: StartEngine) -> None:
     widest = 0
     model = make_model()

@@ -257,18 +257,18 @@ class Engine:
             if row.status is RowStatus.ENDED or not self._advance(row, token):
                 continue
             reason = row.ended_by(token, start + length + 1, eos)
-            wanted = row.params.max_tokens > 0
-            self._generated_tokens += wanted
-            put(row.generation, row.index, token if wanted else None, logprob, reason)
+            if row.params.max_tokens:
+                self._generated_tokens += 1
+                put(row.generation, row.index, token, logprob, reason)
+            else:
+                put(row.generation, row.index, None, None, reason)
             if reason is not None:
                 self._scheduler.drop(row)
                 self._close_if_done(row.generation)
 
     def _advance(self, row: Row, token: int) -> bool:
         """Whether the row goes on with this token, or ends with it."""
-        if row.constraint is None:
-            return True
-        if (error := row.accept(token)) is not None:
+        if row.constraint is not None and (error := row.accept(token)) is not None:
             self._faults.total += isinstance(error, GenerationFailed)
             self._fail(row.generation, error)
         return row.status is not RowStatus.ENDED
