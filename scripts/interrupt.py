@@ -16,7 +16,7 @@ class Interrupt:
     """Takes the three signals over when made, which must be in the main thread."""
 
     def __init__(self, *, anywhere: bool = False) -> None:
-        """anywhere: in the whole program, see there."""
+        """anywhere: SystemExit as in the block of `anywhere`, in the whole program."""
         self._received = False
         self._anywhere = anywhere
         for number in NUMBERS:

@@ -51,7 +51,7 @@ class Workers:
             while not self._stopping or self._running:
                 self._pass_on_signals()
                 self._replace_dead()
-                self._wait(0.5, *(process.sentinel for process in self._running))
+                wait([self._woken, *(process.sentinel for process in self._running)], timeout=0.5)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -62,8 +62,8 @@ class Workers:
                 # Its gauges end with it, its counters stay in the sum.
                 mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
                 del self._running[process]
-                if time.monotonic() - born < _SHORTEST_LIFE and not self._stopping and not self._signals:
-                    self._wait(_SHORTEST_LIFE)  # what dies at once would die at once again
+                if time.monotonic() - born < _SHORTEST_LIFE and not self._stopping:
+                    self._woken.poll(_SHORTEST_LIFE)  # what dies at once would die at once again
         while not self._stopping and not self._signals and len(self._running) < self._count:
             process = _CONTEXT.Process(target=serve_socket, args=self._arguments)
             # Without a handler yet it would end by a reload. It inherits the mask, and lifts it with its handler.
@@ -76,10 +76,6 @@ class Workers:
         # No more than that: a handler may run in the middle of a start, when the new worker is not yet known.
         self._signals.append(sig)
         self._waking.send_bytes(b"")
-
-    def _wait(self, seconds: float, *sentinels: int) -> None:
-        """Until one of `sentinels` is ready or a signal waits to be passed on, at most `seconds`."""
-        wait([self._woken, *sentinels], seconds)
 
     def _pass_on_signals(self) -> None:
         while self._woken.poll():  # each was sent behind its signal

@@ -70,11 +70,8 @@ class LoopDelivery:
         reason: FinishReason | None,
     ) -> None:
         tokens = [] if token is None else [token]
-        self._post(
-            generation,
-            generation.deliver,
-            TokenOutput(index, tokens, [] if logprob is None else [logprob], reason),
-        )
+        logprobs = [] if logprob is None else [logprob]
+        self._post(generation, generation.deliver, TokenOutput(index, tokens, logprobs, reason))
 
     def fail(self, generation: Generation, error: TrussModelError) -> None:
         self._post(generation, generation.fail, error)

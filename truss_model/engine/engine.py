@@ -26,7 +26,7 @@ from truss_model.engine.observations import Observations
 from truss_model.engine.sampling_params import SamplingParams
 from truss_model.engine.scheduler_slice import shorten_slice
 from truss_model.engine.scheduling.kv_cache import PagePool
-from truss_model.engine.scheduling.row import Row, RowStatus, make_rows
+from truss_model.engine.scheduling.row import Row, make_rows
 from truss_model.engine.scheduling.scheduler import Scheduler, StepPlan
 from truss_model.engine.settings import EngineSettings
 from truss_model.engine.stats import EngineStats
@@ -250,28 +250,27 @@ class Engine:
     def _emit(self, step: RunningStep, sampled: Sampled) -> None:
         for row, scores in sampled.scores:
             self._delivery.score(row.generation, scores)
-        put, eos = self._delivery.put, self._eos
         for (row, start, length, _), token, logprob in zip(
             step.sampling, sampled.tokens, sampled.logprobs, strict=True
         ):
-            if row.status is RowStatus.ENDED or not self._advance(row, token):
+            if row.ended or not self._advance(row, token):
                 continue
-            reason = row.ended_by(token, start + length + 1, eos)
+            reason = row.ended_by(token, start + length + 1, self._eos)
             if row.params.max_tokens:
                 self._generated_tokens += 1
-                put(row.generation, row.index, token, logprob, reason)
+                self._delivery.put(row.generation, row.index, token, logprob, reason)
             else:
-                put(row.generation, row.index, None, None, reason)
+                self._delivery.put(row.generation, row.index, None, None, reason)
             if reason is not None:
                 self._scheduler.drop(row)
                 self._close_if_done(row.generation)
 
     def _advance(self, row: Row, token: int) -> bool:
         """Whether the row goes on with this token, or ends with it."""
-        if row.constraint is not None and (error := row.accept(token)) is not None:
+        if (error := row.accept(token)) is not None:
             self._faults.total += isinstance(error, GenerationFailed)
             self._fail(row.generation, error)
-        return row.status is not RowStatus.ENDED
+        return not row.ended
 
     def _fail_step(self, plan: StepPlan, error: Exception) -> None:
         """Fail the step's rows. Raises GpuLost, which ends the thread, where no later step can succeed."""

@@ -84,7 +84,7 @@ class FrameReader:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._room = bytearray(_READ)
+        self._room = memoryview(bytearray(_READ))
         self._held = bytearray()
 
     def available(self) -> Iterator[tuple[Any, ...]]:
@@ -110,8 +110,7 @@ class FrameReader:
         if not count:
             raise EOFError
         held = self._held
-        with memoryview(self._room) as room:
-            held += room[:count]
+        held += self._room[:count]
         begin, frames = 0, []
         with memoryview(held) as view:
             while len(held) - begin >= _LENGTH:

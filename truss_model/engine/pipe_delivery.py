@@ -62,7 +62,7 @@ class PipeDelivery:
         logprob: TokenLogprob | None,
         reason: FinishReason | None,
     ) -> None:
-        if type(generation) is NumberedGeneration:
+        if isinstance(generation, NumberedGeneration):
             self._batch.put(generation.number, index, NO_TOKEN if token is None else token, logprob, reason)
 
     def fail(self, generation: Generation, error: TrussModelError) -> None:

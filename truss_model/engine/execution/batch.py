@@ -42,20 +42,12 @@ def pack(plan: StepPlan, tables: npt.NDArray[np.int32], page_size: int, device: 
     np.cumsum(counts, out=starts[1:])
     tokens: list[int] = []
     for row, start, length, _ in chunks:
-        if length == 1:
-            tokens.append(row.tokens[start])
-        else:
-            tokens += row.tokens[start : start + length]
+        tokens += row.tokens[start : start + length]
     owner = np.repeat(np.arange(len(chunks)), counts)
     positions = np.arange(len(tokens)) - starts[owner] + begins[owner]
     slots = tables[owner, positions // page_size].astype(np.int64) * page_size + positions % page_size
     sampled = starts[1:][[chunk.samples for chunk in chunks]] - 1
-    scored = [
-        starts[i] + p - chunk.start
-        for i, chunk in enumerate(chunks)
-        if chunk.row.params.prompt_logprobs is not None
-        for p in chunk.scored
-    ]
+    scored = [starts[i] + p - chunk.start for i, chunk in enumerate(chunks) for p in chunk.scored]
     several = np.flatnonzero(counts > 1)
     return StepBatch(
         tokens=to_device(np.array([tokens], np.int64), device),

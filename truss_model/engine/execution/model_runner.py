@@ -210,8 +210,7 @@ class ModelRunner:
         if recorded is not None:
             return recorded.forward(len(slots)), kind
         batch = self._pack(plan, slots)
-        if places:
-            self._fill_pending(batch, plan, places)
+        self._fill_pending(batch, plan, places)
         return self.logits(batch), kind
 
     def _sample(self, kind: Kind, logits: torch.Tensor) -> Choice:
@@ -243,9 +242,9 @@ class ModelRunner:
 
     def _fill_pending(self, batch: StepBatch, plan: StepPlan, places: dict[int, int]) -> None:
         """Put tokens that only the device knows where they belong; they are the last of their chunks."""
-        ends = np.cumsum([chunk.length for chunk in plan.chunks]) - 1
         waiting = [i for i, chunk in enumerate(plan.chunks) if _ends_pending(chunk)]
         if waiting:
+            ends = np.cumsum([chunk.length for chunk in plan.chunks]) - 1
             sources = np.array([places[id(plan.chunks[i].row)] for i in waiting])
             batch.tokens[0].index_copy_(
                 0, to_device(ends[waiting], self.device), self._newest[to_device(sources, self.device)]

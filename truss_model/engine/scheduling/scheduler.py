@@ -142,7 +142,7 @@ class Scheduler:
         """Record that the launched plan's KV is in the pages, and publish whole pages in the prefix index."""
         size = self.pool.page_size
         for row, start, length, _ in plan.chunks:
-            while (row.published + 1) * size <= start + length and row.status is not RowStatus.ENDED:
+            while (row.published + 1) * size <= start + length and not row.ended:
                 at = row.published
                 row.digest = self.pool.publish(row.pages[at], row.digest, row.tokens[at * size : (at + 1) * size])
                 row.published += 1
