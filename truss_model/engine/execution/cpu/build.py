@@ -28,7 +28,7 @@ LINK = ("-shared", "-pthread", "-Wl,-Bsymbolic")  # its own functions, whatever 
 
 _pointer, _long, _float, _int = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
 SIGNATURES: dict[str, tuple[object, ...]] = {
-    "pool_start": (_int,),
+    "kernels_start": (_int,),
     "rounds_to_bfloat16": (),
     "linear": (_pointer, _pointer, _pointer, _long, _long, _long, _int),
     "rms_norm": (_pointer,) * 4 + (_long, _long, _float),
@@ -59,7 +59,7 @@ def _load() -> ctypes.CDLL | None:
         return None
     for name, arguments in SIGNATURES.items():
         getattr(library, name).argtypes = arguments
-    library.pool_start(_threads())
+    library.kernels_start(_threads())
     return library
 
 

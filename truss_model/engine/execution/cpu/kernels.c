@@ -13,6 +13,7 @@
  */
 #include <sched.h>
 #include <stdlib.h>
+#include "amx.h"
 #include "attention.h"
 #include "kernels.h"
 #include "pool.h"
@@ -24,6 +25,16 @@
 #define Q_BLOCK 8      /* query tokens a task */
 
 static inline long least(long a, long b) { return a < b ? a : b; }
+
+static int amx; /* whether products may use its registers */
+
+/* Before anything else is called; threads as for pool_start(). */
+void kernels_start(int threads) {
+#if AMX
+    amx = amx_request();
+#endif
+    pool_start(threads);
+}
 
 struct linear {
     const float *x;
@@ -55,6 +66,23 @@ static void linear_task(const void *job, long task) {
         }
 }
 
+#if AMX
+static void amx_task(const void *job, long task) {
+    const struct linear *j = job;
+    long begin = task * j->tiles_per_task, end = least(begin + j->tiles_per_task, j->n / TILE), tile = j->k * TILE * 2;
+    amx_begin(least(j->m, AMX_ROWS));
+    for (long at = 0; at < j->m; at += AMX_CACHED_ROWS)
+        for (long t = begin; t < end; t += 2)
+            for (long r = at; r < least(at + AMX_CACHED_ROWS, j->m); r += AMX_ROWS) {
+                /* The last rows are a whole block, too: it begins within the one before and writes the same again. */
+                long from = j->m > AMX_ROWS ? least(r, j->m - AMX_ROWS) : r;
+                (t + 1 < end ? amx_block_2 : amx_block_1)(j->rounded + from * j->k, j->k, j->w + t * tile, j->k,
+                                                         j->y + from * j->n + t * TILE, j->n);
+            }
+    amx_end();
+}
+#endif
+
 #if DOT_BF16
 #define ROUNDED_ROWS 16 /* a task */
 
@@ -82,7 +110,11 @@ void linear(const float *x, const void *w, float *y, long m, long k, long n, int
     if (bf16 && (job.rounded = malloc(m * k * sizeof *job.rounded))) /* without memory for it: the slower product */
         pool_run(round_task, &job, (m + ROUNDED_ROWS - 1) / ROUNDED_ROWS);
 #endif
-    pool_run(linear_task, &job, (tiles + each - 1) / each);
+    pool_task run = linear_task;
+#if AMX
+    if (job.rounded && amx && k % AMX_INPUTS == 0) run = amx_task;
+#endif
+    pool_run(run, &job, (tiles + each - 1) / each);
     free(job.rounded);
 }
 
