@@ -1,6 +1,7 @@
 """The C kernels against plain torch."""
 
 import ctypes
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +26,21 @@ def test_linear(library: ctypes.CDLL, rows: int, weights: str) -> None:
     torch.testing.assert_close(product(x), F.linear(x, kept), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 33, 300])
+def test_tiles_of_many_inputs(library: ctypes.CDLL, rows: int) -> None:
+    layer = nn.Linear(64, 80, bias=False).bfloat16()
+    x = torch.randn(rows, 64).bfloat16().float()
+    product = Product(library, [layer], "bfloat16")
+    torch.testing.assert_close(product(x), F.linear(x, layer.weight.float()), atol=1e-5, rtol=1e-5)
+
+
+def test_the_machine_s_fastest_products_are_used(library: ctypes.CDLL) -> None:
+    """A process that Linux refuses the tile registers would compute the same, several times slower."""
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+    wanted = 2 if "amx_bf16" in flags and "avx512_bf16" in flags else 1 if "avx512_bf16" in flags else 0
+    assert library.bfloat16_products() == wanted
+
+
 @pytest.mark.parametrize("inputs", [2, 6, 38, 576])
 def test_activations_are_at_most_rounded_to_bfloat16(library: ctypes.CDLL, inputs: int) -> None:
     layer = nn.Linear(inputs, 48, bias=False).bfloat16()
@@ -35,10 +51,11 @@ def test_activations_are_at_most_rounded_to_bfloat16(library: ctypes.CDLL, input
     assert min((result - wanted).abs().max() for wanted in (exact, rounded)) < 1e-5
 
 
+@pytest.mark.parametrize("inputs", [70, 96])
 @pytest.mark.parametrize("weights", ["float32", "bfloat16"])
-def test_a_row_is_the_same_beside_any_other_rows(library: ctypes.CDLL, weights: str) -> None:
-    product = Product(library, [nn.Linear(70, 80, bias=False)], weights)  # type: ignore[arg-type]
-    x = torch.randn(64, 70)
+def test_a_row_is_the_same_beside_any_other_rows(library: ctypes.CDLL, weights: str, inputs: int) -> None:
+    product = Product(library, [nn.Linear(inputs, 80, bias=False)], weights)  # type: ignore[arg-type]
+    x = torch.randn(64, inputs)
     alone = torch.cat([product(row[None]) for row in x])
     for rows in range(2, 65):
         assert torch.equal(product(x[:rows]), alone[:rows])

@@ -2,7 +2,9 @@
 #pragma once
 #include "tiles.h"
 
-#if DOT_BF16 && defined(__AMX_BF16__) && defined(__linux__)
+#if !DOT_BF16 || !defined(__AMX_BF16__) || !defined(__linux__)
+#define AMX 0
+#else
 #include <sys/syscall.h>
 #include <unistd.h>
 #define AMX 1

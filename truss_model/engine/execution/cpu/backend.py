@@ -19,6 +19,9 @@ from truss_model.engine.settings import EngineSettings
 
 logger = logging.getLogger(__name__)
 
+# By what kernels.c: bfloat16_products() says.
+PRODUCTS = ("float32", "dot products of bfloat16", "AMX tiles of bfloat16")
+
 
 def cpu_backend(model: PreTrainedModel, limits: Limits, settings: EngineSettings) -> Backend:
     """Raises nothing: what the kernels do not fit, torch computes. The KV memory is float32 under the kernels."""
@@ -31,15 +34,18 @@ def cpu_backend(model: PreTrainedModel, limits: Limits, settings: EngineSettings
         return dataclasses.replace(backend, layers="compiled" if settings.compile else backend.layers)
     kv = PagedKV(model.config, limits.pages, limits.page_size, torch.float32, model.device)
     attention = KernelPagedAttention(library, kv)
-    layers, precision = OWN_LAYERS, None
+    layers, precision, products = OWN_LAYERS, None, PRODUCTS[0]
     if settings.compile:
         compile_layers(model)
         layers = "compiled"
     elif fits(model, limits.page_size):
-        if model.dtype == torch.bfloat16 and library.rounds_to_bfloat16():
-            precision = torch.bfloat16
+        if model.dtype == torch.bfloat16 and (way := library.bfloat16_products()):
+            precision, products = torch.bfloat16, PRODUCTS[way]
         replace_layers(library, model, kv, "bfloat16" if model.dtype == torch.bfloat16 else "float32")
         cast(nn.Module, model).float()
         layers = "fused"
-    logger.info("CPU kernels: layers %s; %d KV pages of %d tokens", layers, limits.pages, limits.page_size)
+    logger.info(
+        "CPU kernels: layers %s, products in %s; %d KV pages of %d tokens",
+        layers, products, limits.pages, limits.page_size,
+    )  # fmt: skip
     return Backend(kv, attention, layers=layers, sample=KernelSampling(library), precision=precision)

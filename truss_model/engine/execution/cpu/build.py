@@ -29,7 +29,7 @@ LINK = ("-shared", "-pthread", "-Wl,-Bsymbolic")  # its own functions, whatever 
 _pointer, _long, _float, _int = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
 SIGNATURES: dict[str, tuple[object, ...]] = {
     "kernels_start": (_int,),
-    "rounds_to_bfloat16": (),
+    "bfloat16_products": (),
     "linear": (_pointer, _pointer, _pointer, _long, _long, _long, _int),
     "rms_norm": (_pointer,) * 4 + (_long, _long, _float),
     "silu_mul": (_pointer, _pointer, _long, _long),

@@ -23,10 +23,11 @@
 #define TASKS_PER_THREAD 4
 #define CACHED_ROWS 48 /* rows of x that stay in the second-level cache while the weights pass by */
 #define Q_BLOCK 8      /* query tokens a task */
+#define APPENDED_TOKENS 16 /* a task: those of one page mostly, or two threads write to one line of the cache */
 
 static inline long least(long a, long b) { return a < b ? a : b; }
 
-static int amx; /* whether products may use its registers */
+static int amx; /* whether Linux lets this process use its registers */
 
 /* Before anything else is called; threads as for pool_start(). */
 void kernels_start(int threads) {
@@ -93,14 +94,9 @@ static void round_task(const void *job, long task) {
 }
 #endif
 
-/* Whether linear() rounds x to bfloat16 where the weights are that. */
-int rounds_to_bfloat16(void) {
-#if DOT_BF16
-    return 1;
-#else
-    return 0;
-#endif
-}
+/* How linear() multiplies with bfloat16 weights: 0 in float32; x rounded to bfloat16, too: 1 in dot products, 2 in tiles
+ * where k is a multiple of 32, else as 1. */
+int bfloat16_products(void) { return DOT_BF16 + amx; }
 
 /* y[m][n] = x[m][k] * W^T; n a multiple of 16, k even. */
 void linear(const float *x, const void *w, float *y, long m, long k, long n, int bf16) {
@@ -164,6 +160,13 @@ void silu_mul(const float *gate_up, float *y, long m, long n) {
     pool_run(silu_task, &job, (m + rows - 1) / rows);
 }
 
+struct append {
+    float *qkv, *keys, *values;
+    const float *cos, *sin;
+    const int64_t *slots;
+    long t, hq, hk, d;
+};
+
 static void rotate(float *x, const float *cos, const float *sin, long d) {
     for (long i = 0, half = d / 2; i < half; i++) {
         float a = x[i], b = x[i + half];
@@ -172,21 +175,28 @@ static void rotate(float *x, const float *cos, const float *sin, long d) {
     }
 }
 
+static void append_task(const void *job, long task) {
+    const struct append *j = job;
+    long hq = j->hq, hk = j->hk, d = j->d;
+    for (long i = task * APPENDED_TOKENS; i < least((task + 1) * APPENDED_TOKENS, j->t); i++) {
+        float *row = j->qkv + i * (hq + 2 * hk) * d;
+        for (long h = 0; j->cos && h < hq + hk; h++) rotate(row + h * d, j->cos + i * d, j->sin + i * d, d);
+        long page = j->slots[i] / PAGE, offset = j->slots[i] % PAGE;
+        for (long h = 0; h < hk; h++) {
+            const float *k = row + (hq + h) * d, *v = row + (hq + hk + h) * d;
+            float *key = j->keys + (page * hk + h) * d * PAGE + offset;
+            for (long e = 0; e < d; e++) key[e * PAGE] = k[e];
+            memcpy(j->values + ((page * hk + h) * PAGE + offset) * d, v, d * sizeof(float));
+        }
+    }
+}
+
 /* Rotates q and k of qkv [t][(hq + 2 hk) * d] in place, unless cos is null, and puts k and v of token i into slot slots[i] of the pages.
  * keys [pages][hk][d][16], values [pages][hk][16][d]; slot = page * 16 + offset; cos, sin [t][d]. */
 void rope_append(float *qkv, const float *cos, const float *sin, const int64_t *slots, float *keys, float *values,
                  long t, long hq, long hk, long d) {
-    for (long i = 0; i < t; i++) {
-        float *row = qkv + i * (hq + 2 * hk) * d;
-        for (long h = 0; cos && h < hq + hk; h++) rotate(row + h * d, cos + i * d, sin + i * d, d);
-        long page = slots[i] / PAGE, offset = slots[i] % PAGE;
-        for (long h = 0; h < hk; h++) {
-            const float *k = row + (hq + h) * d, *v = row + (hq + hk + h) * d;
-            float *key = keys + (page * hk + h) * d * PAGE + offset;
-            for (long j = 0; j < d; j++) key[j * PAGE] = k[j];
-            memcpy(values + ((page * hk + h) * PAGE + offset) * d, v, d * sizeof(float));
-        }
-    }
+    struct append job = {qkv, keys, values, cos, sin, slots, t, hq, hk, d};
+    pool_run(append_task, &job, (t + APPENDED_TOKENS - 1) / APPENDED_TOKENS);
 }
 
 struct attention {

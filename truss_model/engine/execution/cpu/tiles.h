@@ -64,7 +64,9 @@ typedef uint32_t vu __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 MICRO_F32(1) MICRO_F32(2) MICRO_F32(3) MICRO_F32(4) MICRO_F32(5) MICRO_F32(6) ROWS(tile_f32, float)
 MICRO_BF16(1) MICRO_BF16(2) MICRO_BF16(3) MICRO_BF16(4) MICRO_BF16(5) MICRO_BF16(6) ROWS(tile_bf16, float)
 
-#if defined(__AVX512BF16__) && defined(__AVX512VL__)
+#if !defined(__AVX512BF16__) || !defined(__AVX512VL__)
+#define DOT_BF16 0
+#else
 #include <immintrin.h>
 #define DOT_BF16 1
 
