@@ -1,9 +1,10 @@
 """What the host does for a step: operations that it gives to the GPU, and its time, eager and by recordings.
 
 `python -m benchmarks.step_launches [--rounds 30]`
-A model of 32 layers of tiny dimensions on the GPU's path, on the CPU: the runner's own launch of a step, without
-scheduler, Truss and HTTP. Operations are torch's (views and empty tensors are none), Triton kernels and replays. Kernels
-and replays do nothing here, and Triton's own launcher, some ten microseconds a kernel, is not in the time of eager steps.
+A model of 32 layers of tiny dimensions on the GPU's path, on the CPU: the runner's own launch of a step whose rows have
+just come, without scheduler, Truss and HTTP. Operations are torch's, with uploads and without views and empty tensors,
+Triton kernels, and replays. Kernels and replays do nothing here: Triton's own launcher, some ten microseconds a kernel
+on a GPU's host, is not in the time of eager steps.
 """
 
 import argparse
@@ -22,7 +23,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 from triton.runtime.interpreter import InterpretedFunction
 
-from benchmarks.gpu_model import TINY
 from benchmarks.report import Report, say, table
 from truss_model.engine.execution.backend import Backend
 from truss_model.engine.execution.cuda.attention import GpuProperties
@@ -36,6 +36,16 @@ from truss_model.engine.scheduling.scheduler import Chunk, StepPlan
 from truss_model.engine.settings import EngineSettings
 
 LAYERS = 32
+SMALLEST: Mapping[str, Any] = {
+    "vocab_size": 512,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 1024,
+}
 CONTEXT = 200  # tokens of a row that decodes
 H100 = GpuProperties(processors=132, large_shared_memory=True)
 LIMITS = Limits(max_model_len=1024, max_rows=64, token_budget=2048, long_prefill=8192, page_size=16, pages=2048)
@@ -67,11 +77,11 @@ class Launches:
     replays: int = 0
 
 
-class TorchOperations(TorchDispatchMode):
+class TorchOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts torch's operations that give the device work: an upload is one, with the copy that it ends in."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
         self._uploads: list[torch.Tensor] = []
 
@@ -80,8 +90,9 @@ class TorchOperations(TorchDispatchMode):
         name = function.overloadpacket.__name__
         if name == "lift_fresh":
             self._uploads.append(made)
-        ends = name == "copy_" and any(args[1] is upload for upload in self._uploads)
-        self.count += not (function.is_view or ends or name.startswith(("empty", "new_empty", "detach")))
+            self.count += 1
+        elif not (function.is_view or name.startswith(("empty", "new_empty"))):
+            self.count += not (name == "copy_" and any(args[1] is upload for upload in self._uploads))
         return made
 
 
@@ -90,7 +101,8 @@ class Steps:
 
     def __init__(self, launches: Launches, *, recorded: bool) -> None:
         self._launches = launches
-        model = MistralForCausalLM(MistralConfig(**{**TINY, "num_hidden_layers": LAYERS}, sliding_window=None)).eval()
+        model: Any = MistralForCausalLM(MistralConfig(**SMALLEST, sliding_window=None))
+        model.eval()
         self._runner = ModelRunner(model, LIMITS, frozenset(), EngineSettings(cuda_graphs=recorded), self._backend)
         self._runner.record()
 
@@ -125,7 +137,9 @@ class Steps:
 
     def _plan(self, case: Case) -> StepPlan:
         decoding = [Chunk(_row(CONTEXT, at), CONTEXT - 1, 1, samples=True) for at in range(case.decodes)]
-        prompts = [Chunk(_row(count, len(decoding) + at), 0, count, samples=True) for at, count in enumerate(case.prompts)]
+        prompts = [
+            Chunk(_row(count, len(decoding) + at), 0, count, samples=True) for at, count in enumerate(case.prompts)
+        ]
         return StepPlan(decoding + prompts)
 
 

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from truss_model.engine.execution.attention import PagedAttention
 from truss_model.engine.execution.backend import Backend, MakeBackend, plain_backend
 from truss_model.engine.execution.batch import StepBatch
-from truss_model.engine.execution.decode_graphs import Replay
 from truss_model.engine.execution.limits import Limits
+from truss_model.engine.execution.recording import Replay
 from truss_model.engine.settings import EngineSettings
 
 Change = Callable[[PreTrainedModel, Backend], Backend]

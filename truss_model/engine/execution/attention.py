@@ -123,7 +123,7 @@ class TorchPagedAttention:
         pages, offsets = batch.slots // size, batch.slots % size
         keys[pages, :, offsets] = key.to(keys.dtype)
         values[pages, :, offsets] = value.to(values.dtype)
-        out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+        out = torch.zeros(query.shape, dtype=query.dtype, device=query.device)
         for tokens, tables, contexts, longest in self._parts(batch, query.shape[1]):
             k, v = (gather(side, tables, longest).to(query.dtype) for side in (keys, values))
             rows = query[tokens]  # [R * q, H, D]
@@ -137,8 +137,9 @@ class TorchPagedAttention:
     ) -> Iterator[tuple[slice | torch.Tensor, torch.Tensor, torch.Tensor, int]]:
         """(tokens, tables [R, W], contexts [R] up to their last token, the longest of these) of each part in turn."""
         spans = batch.spans or device_spans(batch)
+        in_use = [(row, *span) for row, span in enumerate(spans) if span[2] > 0]
         kv_heads, dim = self.kv.values.shape[2], self.kv.values.shape[4]
-        single = [row for row, (_, count, _) in enumerate(spans) if count == 1]
+        single = [row for row, _, count, _ in in_use if count == 1]
         lengths = [(spans[row][2], row) for row in single]
         for group in groups_of_like_length(lengths, self.WORKSPACE // (kv_heads * dim)):
             longest = max(spans[row][2] for row in group)
@@ -148,7 +149,7 @@ class TorchPagedAttention:
             at = to_device(np.array(group), batch.tables.device)
             tokens = to_device(np.array([spans[row][0] for row in group]), batch.tables.device)
             yield tokens, batch.tables[at], batch.contexts[at], longest
-        for row, (start, count, context) in enumerate(spans):
+        for row, start, count, context in in_use:
             step = max(1, self.WORKSPACE // (heads * context))
             for begin in range(0, count if count > 1 else 0, step):
                 end = min(begin + step, count)

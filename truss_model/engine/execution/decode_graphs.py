@@ -8,16 +8,16 @@ Batches are padded to the next size; padding rows write to the page that belongs
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from truss_model.engine.execution.attention import PagedKV
-from truss_model.engine.execution.batch import StepBatch, to_device
+from truss_model.engine.execution.batch import StepBatch, with_newest
+from truss_model.engine.execution.device_tables import DeviceTables
 from truss_model.engine.execution.limits import Limits
+from truss_model.engine.execution.recording import Recording, Replay
 from truss_model.engine.execution.row_slots import RowSlots
 from truss_model.engine.execution.sampling import Choice
 from truss_model.engine.execution.sampling_state import Kind
@@ -27,26 +27,9 @@ from truss_model.engine.scheduling.scheduler import StepPlan
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-Replay = Callable[[], object]
-
-
-@dataclass(slots=True)
-class Recording(Generic[T]):
-    """`replay` makes the last entry of `made`.
-
-    A CUDA graph keeps addresses alone: `step`, the work that was captured, keeps the tensors that it reads there, and
-    `captured` the one that it writes, which other recordings read.
-    """
-
-    replay: Replay
-    step: Replay
-    made: list[T]
-    captured: T
-
 
 class DecodeGraphs:
-    """All recordings of one model, over one set of input tensors."""
+    """All recordings of steps in which every row decodes, and of sampling, over one set of input tensors."""
 
     def __init__(
         self,
@@ -55,6 +38,7 @@ class DecodeGraphs:
         kv: PagedKV,
         limits: Limits,
         slots: RowSlots,
+        tables: DeviceTables,
         fields: StepFields,
         newest: torch.Tensor,
         capture: Callable[[Replay], Replay],
@@ -64,11 +48,8 @@ class DecodeGraphs:
         self._forward, self._sample = forward, sample
         self._kv, self._slots, self._fields, self._newest = kv, slots, fields, newest
         self._capture = capture
+        self._tables = tables
         self.sizes = batch_sizes(limits.max_rows)
-        # The forward itself writes each row's newest page: whole tables are sent when a row comes.
-        self._tables = torch.zeros(slots.tables.shape, dtype=torch.int32, device=newest.device)
-        self._sent = np.zeros(slots.spare + 1, np.int64)  # pages of each slot in the tables of the device
-        self._tenancies = np.full(slots.spare + 1, -1, np.int64)
         self._logits: dict[int, Recording[torch.Tensor]] = {}
         self._choices: dict[tuple[int, Kind], Recording[Choice]] = {}
 
@@ -77,9 +58,9 @@ class DecodeGraphs:
         began = time.monotonic()
         for done, size in enumerate(reversed(self.sizes), 1):
             self._feed_padding()
-            forward = self._logits[size] = self._record(self._forward_work(size))
+            forward = self._logits[size] = Recording.of(self._capture, *self._forward_work(size))
             for kind in Kind:
-                self._choices[size, kind] = self._record(self._sampling_work(forward.made, kind))
+                self._choices[size, kind] = Recording.of(self._capture, *self._sampling_work(forward.made, kind))
             logger.info(
                 "Decode step recorded for %d rows (%d of %d sizes, %.1f s).",
                 size, done, len(self.sizes), time.monotonic() - began,
@@ -97,14 +78,9 @@ class DecodeGraphs:
         """Rows of logits that all recordings together keep."""
         return sum(self.sizes)
 
-    @property
-    def ready(self) -> bool:
-        """Whether `capture` is done."""
-        return bool(self._choices)
-
     def fits(self, plan: StepPlan) -> bool:
         """Whether every row of the plan has one token that is followed by a new one."""
-        return self.ready and all(chunk.length == 1 and chunk.samples for chunk in plan.chunks)
+        return all(chunk.length == 1 and chunk.samples for chunk in plan.chunks)
 
     def feed(self, plan: StepPlan, places: dict[int, int], slots: npt.NDArray[np.int64]) -> None:
         """Fill the fields of a step for `forward`, and send the pages of rows that have come."""
@@ -119,13 +95,7 @@ class DecodeGraphs:
         host["position"][:rows] = positions
         host["kv_slot"][:rows] = self._slots.tables[slots, columns] * page_size + positions % page_size
         self._pad(rows)
-        fresh = self._tenancies[slots] != self._slots.tenancies[slots]
-        behind = slots[fresh | (self._sent[slots] < columns)]
-        if len(behind):
-            device = self._tables.device
-            self._tables.index_copy_(0, to_device(behind, device), to_device(self._slots.tables[behind], device))
-            self._tenancies[behind] = self._slots.tenancies[behind]
-        self._sent[slots] = columns + 1
+        self._tables.send(slots, columns, columns)
 
     def forward(self, rows: int) -> torch.Tensor:
         """Logits [rows, vocab] of what was fed; overwritten by later steps."""
@@ -155,12 +125,7 @@ class DecodeGraphs:
     def _feed_padding(self) -> None:
         self._pad(0)
         self._fields.upload()
-        self._tables[self._slots.spare] = self._kv.padding_page
-
-    def _record(self, work: tuple[Replay, list[T]]) -> Recording[T]:
-        step, made = work
-        replay = self._capture(step)
-        return Recording(replay, step, made, made[-1])
+        self._tables.tables[self._slots.spare] = self._kv.padding_page
 
     def _forward_work(self, size: int) -> tuple[Replay, list[torch.Tensor]]:
         """The work, and where its result will be."""
@@ -170,15 +135,15 @@ class DecodeGraphs:
         device = self._newest.device
         every = torch.arange(size + 1, dtype=torch.int32, device=device)
         sampled = torch.arange(size, device=device)
-        page_size = self._kv.page_size
+        tables, page_size = self._tables.tables, self._kv.page_size
 
         def work() -> None:
-            self._tables.index_put_((row, position // page_size), slot // page_size)
+            tables.index_put_((row, position // page_size), slot // page_size)
             batch = StepBatch(
-                tokens=torch.where(source >= 0, self._newest.index_select(0, source.clamp_min(0)), token)[None],
+                tokens=with_newest(token, source, self._newest)[None],
                 positions=position[None],
                 slots=slot,
-                tables=self._tables.index_select(0, row),
+                tables=tables.index_select(0, row),
                 starts=every,
                 contexts=context,
                 sampled=sampled,

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from truss_model.engine.execution.attention import forward_over
 from truss_model.engine.execution.backend import MakeBackend
 from truss_model.engine.execution.batch import StepBatch, pack, to_device
-from truss_model.engine.execution.decode_graphs import DecodeGraphs
 from truss_model.engine.execution.device import make_backend
 from truss_model.engine.execution.limits import Limits, measured_limits
+from truss_model.engine.execution.mixed_fields import MixedShape
 from truss_model.engine.execution.model_support import use_pages
 from truss_model.engine.execution.prompt_scores import PendingScores
 from truss_model.engine.execution.row_slots import RowSlots
@@ -24,6 +24,7 @@ from truss_model.engine.execution.sampler import PendingTokens, Sampled, Sampler
 from truss_model.engine.execution.sampling import Choice
 from truss_model.engine.execution.sampling_state import Kind, SamplingState
 from truss_model.engine.execution.step_fields import StepFields
+from truss_model.engine.execution.step_graphs import StepGraphs
 from truss_model.engine.generation import Generation
 from truss_model.engine.sampling_params import SamplingParams
 from truss_model.engine.scheduling.row import PENDING, Row
@@ -90,9 +91,9 @@ class ModelRunner:
         vocab: int = getattr(getattr(model, "lm_head", None), "out_features", model.config.vocab_size)
         self._state = SamplingState(self._slots, vocab, eos_token_ids, self.device)
         self._sampler = Sampler(self._state, self._fields, self._slots.spare)
-        self._graphs: DecodeGraphs | None = None
+        self._graphs: StepGraphs | None = None
         if self._backend.capture is not None and settings.cuda_graphs:
-            self._graphs = DecodeGraphs(
+            self._graphs = StepGraphs(
                 self.logits, self._choose, self.kv, limits, self._slots, self._fields, self._newest,
                 self._backend.capture,
             )  # fmt: skip
@@ -109,7 +110,13 @@ class ModelRunner:
 
     @property
     def recorded_sizes(self) -> list[int]:
-        return self._graphs.sizes if self._graphs is not None else []
+        """Rows of each recorded step in which all of them decode."""
+        return self._graphs.decode_sizes if self._graphs is not None else []
+
+    @property
+    def recorded_shapes(self) -> list[MixedShape]:
+        """Of the recorded steps with prompts in them."""
+        return self._graphs.mixed_shapes if self._graphs is not None else []
 
     @torch.inference_mode()
     def warm_up(self) -> None:
@@ -134,7 +141,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def record(self) -> None:
-        """Record the decode steps, where they can be and are wanted."""
+        """Record the steps, where they can be and are wanted."""
         if self._graphs is not None:
             self._graphs.capture()
 
@@ -186,7 +193,7 @@ class ModelRunner:
 
     def forward(self, plan: StepPlan) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Logits [S, vocab] of a step whose tokens are known, as `launch` makes them; a recording's tokens, too."""
-        logits, kind = self._forward(plan, plan.chunks, {})
+        logits, kind = self._forward(plan, [chunk for chunk in plan.chunks if chunk.samples], {})
         if self._graphs is None or not self._graphs.ready:
             return logits, None
         return logits, self._sample(kind, logits).tokens[: len(logits)]
@@ -198,9 +205,8 @@ class ModelRunner:
     def _forward(self, plan: StepPlan, sampling: list[Chunk], places: dict[int, int]) -> tuple[torch.Tensor, Kind]:
         """Logits, and how the chunks that sample are to be sampled from the first of them."""
         slots = self._slots.hold([chunk.row for chunk in plan.chunks])
-        recorded = self._graphs if self._graphs is not None and self._graphs.fits(plan) else None
-        if recorded is not None:
-            recorded.feed(plan, places, slots)
+        graphs = self._graphs if self._graphs is not None and self._graphs.ready else None
+        recorded = graphs.feed(plan, places, slots) if graphs is not None else None
         kind = Kind.GREEDY
         if sampling:
             at = slots if len(sampling) == len(slots) else self._slots.hold([chunk.row for chunk in sampling])
@@ -208,7 +214,7 @@ class ModelRunner:
             kind = self._sampler.prepare([chunk.row for chunk in sampling], at, ends)
             self._fields.upload()
         if recorded is not None:
-            return recorded.forward(len(slots)), kind
+            return recorded(), kind
         batch = self._pack(plan, slots)
         self._fill_pending(batch, plan, places)
         return self.logits(batch), kind

@@ -3,6 +3,8 @@
 Recorded steps read them at the same addresses every time.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -10,25 +12,36 @@ import torch
 LINES = ("token", "source", "position", "kv_slot", "context", "row", "mask")
 
 
-class StepFields:
-    """Lines of int32 [rows], each by its name, and `uniform`, float64 [rows]: on the device; `host`: for the next step.
+class Lines:
+    """Lines of int32, each by its name, in one buffer: `lines` on the device, `host` for the next step."""
 
-    token, source, position, kv_slot, context: of the row's newest token, for a recorded forward. context, row, mask,
-    uniform: for sampling; `row` is the slot of the row, `mask` the index of its grammar's mask, -1 without one.
-    """
-
-    def __init__(self, rows: int, device: torch.device) -> None:
-        # The float64 line is first, so that it is aligned whatever the number of rows.
-        self._host = np.zeros((2 + len(LINES), rows), np.int32)
-        self._device = torch.zeros(2 + len(LINES), rows, dtype=torch.int32, device=device)
-        self.host: dict[str, npt.NDArray[np.int32]] = {name: self._host[2 + i] for i, name in enumerate(LINES)}
-        self.host_uniform: npt.NDArray[np.float64] = self._host[:2].reshape(-1).view(np.float64)
-        self.lines: dict[str, torch.Tensor] = {name: self._device[2 + i] for i, name in enumerate(LINES)}
-        self.uniform = self._device[:2].view(-1).view(torch.float64)
+    def __init__(self, lengths: Mapping[str, int], device: torch.device) -> None:
+        self._host = np.zeros(sum(lengths.values()), np.int32)
+        self._device = torch.zeros(len(self._host), dtype=torch.int32, device=device)
+        self.host: dict[str, npt.NDArray[np.int32]] = {}
+        self.lines: dict[str, torch.Tensor] = {}
+        end = 0
+        for name, length in lengths.items():
+            begin, end = end, end + length
+            self.host[name], self.lines[name] = self._host[begin:end], self._device[begin:end]
 
     def upload(self) -> None:
         """Send all lines, not waited for."""
         upload(self._host, self._device)
+
+
+class StepFields(Lines):
+    """LINES of int32 [rows] each, and `uniform`, float64 [rows].
+
+    token, source, position, kv_slot, context: of the row's newest token, for a recorded decode step. context, row,
+    mask, uniform: for sampling; `row` is the slot of the row, `mask` the index of its grammar's mask, -1 without one.
+    """
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        # The float64 line is first, so that it is aligned whatever the number of rows.
+        super().__init__({"uniform": 2 * rows, **dict.fromkeys(LINES, rows)}, device)
+        self.host_uniform: npt.NDArray[np.float64] = self.host["uniform"].view(np.float64)
+        self.uniform = self.lines["uniform"].view(torch.float64)
 
 
 def upload(array: "npt.NDArray[np.generic]", into: torch.Tensor) -> None:

@@ -28,8 +28,8 @@ from truss_model.engine.execution.cuda.backend import cuda_backend
 from truss_model.engine.execution.cuda.layers import FusedDecoderLayer
 from truss_model.engine.execution.cuda.vector import Tiling
 from truss_model.engine.execution.cuda.weights import Head, Weight
-from truss_model.engine.execution.decode_graphs import Replay
 from truss_model.engine.execution.limits import Limits
+from truss_model.engine.execution.recording import Replay
 from truss_model.engine.sampling_params import SamplingParams
 from truss_model.engine.settings import EngineSettings
 from truss_model.errors import LoadError

@@ -23,9 +23,9 @@ from transformers import (
 from truss_model.engine.execution.backend import Backend
 from truss_model.engine.execution.cuda.attention import GpuProperties
 from truss_model.engine.execution.cuda.backend import cuda_backend
-from truss_model.engine.execution.decode_graphs import Replay
 from truss_model.engine.execution.limits import Limits
 from truss_model.engine.execution.model_runner import ModelRunner
+from truss_model.engine.execution.recording import Replay
 from truss_model.engine.settings import EngineSettings
 
 # Triton's interpreter under numpy 2.

@@ -104,22 +104,23 @@ def _join(
     row = tl.program_id(1).to(tl.int64)
     place = row * HEADS + tl.program_id(0)
     context = tl.load(contexts + row)
-    first, chunk = _first_and_chunk(context, window, WINDOWED, SPLITS, BLOCK, LEAST)
-    split = tl.arange(0, SPLITS)
-    dims = tl.arange(0, DIM)
-    used = split * chunk < context - first
-    sum_ = tl.load(sums + place * SPLITS + split, mask=used, other=float("-inf"))
-    highest = tl.max(sum_, 0)
-    rest = 0.0
-    if SINKS:
-        sink = tl.load(sinks + tl.program_id(0)).to(tl.float32) * 1.4426950408889634
-        highest = tl.maximum(highest, sink)
-        rest = tl.exp2(sink - highest)
-    weights = tl.exp2(sum_ - highest)
-    at = (place * SPLITS + split[:, None]) * DIM + dims[None, :]
-    part = tl.load(parts + at, mask=used[:, None], other=0.0)
-    joined = tl.sum(part * weights[:, None], 0) / (tl.sum(weights, 0) + rest)
-    tl.store(out + place * DIM + dims, joined.to(out.dtype.element_ty))
+    if context > 0:  # else nothing was split, and the place may be a prompt's
+        first, chunk = _first_and_chunk(context, window, WINDOWED, SPLITS, BLOCK, LEAST)
+        split = tl.arange(0, SPLITS)
+        dims = tl.arange(0, DIM)
+        used = split * chunk < context - first
+        sum_ = tl.load(sums + place * SPLITS + split, mask=used, other=float("-inf"))
+        highest = tl.max(sum_, 0)
+        rest = 0.0
+        if SINKS:
+            sink = tl.load(sinks + tl.program_id(0)).to(tl.float32) * 1.4426950408889634
+            highest = tl.maximum(highest, sink)
+            rest = tl.exp2(sink - highest)
+        weights = tl.exp2(sum_ - highest)
+        at = (place * SPLITS + split[:, None]) * DIM + dims[None, :]
+        part = tl.load(parts + at, mask=used[:, None], other=0.0)
+        joined = tl.sum(part * weights[:, None], 0) / (tl.sum(weights, 0) + rest)
+        tl.store(out + place * DIM + dims, joined.to(out.dtype.element_ty))
 
 
 def block_for(dim: int, itemsize: int) -> int:
@@ -164,7 +165,8 @@ def decode_attention(
     longest: int,
     block: int | None = None,
 ) -> None:
-    """query [R, H, D] into out [R, H, D], dense; one layer's pages [pages, kv_heads, page, D]; contexts [R].
+    """query [R, H, D] into out [R, H, D], dense; one layer's pages [pages, kv_heads, page, D]; contexts [R], 0 for rows
+    whose place in `out` is left as it is.
 
     `longest` bounds the contexts: it decides the number of splits, which a CUDA graph fixes.
     """

@@ -67,7 +67,8 @@ def _prefill(
             query + (begin + token[:, None]) * query_row + head * query_head + dims[None, :],
             mask=token[:, None] < count, other=0.0,
         )  # fmt: skip
-        lowest = context - count + block * BLOCK_M  # position of the block's first query
+        # Position of the block's first query; negative in a row that is not in use, which sees nothing.
+        lowest = context - count + block * BLOCK_M
         own = lowest + tl.arange(0, BLOCK_M)
         end = tl.minimum(lowest + BLOCK_M, context)
         if WINDOWED:
@@ -75,7 +76,7 @@ def _prefill(
             whole = first
         else:
             first = 0
-            whole = (lowest + 1) // BLOCK_N * BLOCK_N
+            whole = tl.maximum(lowest + 1, 0) // BLOCK_N * BLOCK_N
         highest = tl.full([BLOCK_M], float("-inf"), tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
         sum_ = tl.zeros([BLOCK_M, DIM], tl.float32)
@@ -93,6 +94,7 @@ def _prefill(
         if SINKS:
             sink = tl.full([BLOCK_M], 0.0, tl.float32) + tl.load(sinks + head).to(tl.float32) * 1.4426950408889634
             highest, total, sum_ = _add_sink(sink, highest, total, sum_)
+        total += tl.where(context > 0, 0.0, 1.0)  # 0 / 0 is no number
         result = (sum_ / total[:, None]).to(out.dtype.element_ty)
         at = ((begin + token[:, None]) * HEADS + head) * DIM + dims[None, :]
         tl.store(out + at, result, mask=token[:, None] < count)
@@ -126,7 +128,8 @@ def prefill_attention(
     """Causal attention of query [T, H, D] into out [T, H, D], dense; only tokens starts[0] .. starts[-1] are written.
 
     One layer's pages [pages, kv_heads, page, D]. Row i has tokens starts[i] .. starts[i + 1] - 1, the last ones of its
-    context; no row has more than `longest`. large: the card has the shared memory of an H100.
+    context; zeros are written for a row that is not in use, of context 0. No row has more than `longest`. large: the
+    card has the shared memory of an H100.
     """
     _, heads, dim = query.shape
     kv_heads, page = keys.shape[1:3]

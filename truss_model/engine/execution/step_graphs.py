@@ -1,0 +1,84 @@
+"""All recordings of a model's steps, and which of them a plan fits. Knows no CUDA."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from truss_model.engine.execution.attention import PagedKV
+from truss_model.engine.execution.batch import StepBatch
+from truss_model.engine.execution.decode_graphs import DecodeGraphs
+from truss_model.engine.execution.device_tables import DeviceTables
+from truss_model.engine.execution.limits import Limits
+from truss_model.engine.execution.mixed_fields import MixedShape
+from truss_model.engine.execution.mixed_graphs import MixedGraphs
+from truss_model.engine.execution.recording import Replay
+from truss_model.engine.execution.row_slots import RowSlots
+from truss_model.engine.execution.sampling import Choice
+from truss_model.engine.execution.sampling_state import Kind
+from truss_model.engine.execution.step_fields import StepFields
+from truss_model.engine.scheduling.scheduler import StepPlan
+
+
+class StepGraphs:
+    """`ready` once they are captured; `sample` and `feed` are for then."""
+
+    def __init__(
+        self,
+        forward: Callable[[StepBatch], torch.Tensor],
+        sample: Callable[[Kind, torch.Tensor], Choice],
+        kv: PagedKV,
+        limits: Limits,
+        slots: RowSlots,
+        fields: StepFields,
+        newest: torch.Tensor,
+        capture: Callable[[Replay], Replay],
+    ) -> None:
+        """As DecodeGraphs."""
+        tables = DeviceTables(slots, newest.device)
+        self._mixed = MixedGraphs(forward, kv, limits, slots, tables, newest, capture)
+        self._decode = DecodeGraphs(forward, sample, kv, limits, slots, tables, fields, newest, capture)
+        self.sample = self._decode.sample
+        self.ready = False
+
+    def capture(self) -> None:
+        """The steps that need the most memory first: the others share it."""
+        self._mixed.capture()
+        self._decode.capture()
+        self.ready = True
+
+    def rehearse(self) -> None:
+        """Do the largest steps that are recorded, unrecorded."""
+        self._mixed.rehearse()
+        self._decode.rehearse()
+
+    @property
+    def kept_rows(self) -> int:
+        """Rows of logits that all recordings together keep."""
+        return self._mixed.kept_rows + self._decode.kept_rows
+
+    @property
+    def decode_sizes(self) -> list[int]:
+        return self._decode.sizes
+
+    @property
+    def mixed_shapes(self) -> list[MixedShape]:
+        return self._mixed.shapes
+
+    def feed(
+        self, plan: StepPlan, places: dict[int, int], slots: npt.NDArray[np.int64]
+    ) -> Callable[[], torch.Tensor] | None:
+        """The recorded forward of the plan, with all that it reads but the step's fields; None if no recording fits.
+
+        It gives the logits of the chunks that sample, which later steps overwrite.
+        """
+        if self._decode.fits(plan):
+            self._decode.feed(plan, places, slots)
+            return partial(self._decode.forward, len(plan.chunks))
+        shape = self._mixed.shape_for(plan)
+        if shape is None:
+            return None
+        self._mixed.feed(shape, plan, places, slots)
+        return partial(self._mixed.forward, shape, sum(chunk.samples for chunk in plan.chunks))
