@@ -80,6 +80,26 @@ class KeepsOneScratch(Around):
         return self.inner(layer, query * self._scratch, *arguments)
 
 
+class AddsBesideRecordedPrompts(Around):
+    """Wrong only where a step has unused rows, which eager steps and recorded decode steps never have."""
+
+    def __call__(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, batch: StepBatch,
+                 *others: Any) -> torch.Tensor:  # fmt: skip
+        out = self.inner(layer, query, key, value, batch, *others)
+        return out + 0.01 if bool((batch.contexts == 0).any()) else out
+
+
+class LeavesUnusedRows(Around):
+    """What belongs to rows that are not in use is whatever lay in memory."""
+
+    def __call__(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, batch: StepBatch,
+                 *others: Any) -> torch.Tensor:  # fmt: skip
+        out = self.inner(layer, query, key, value, batch, *others)
+        used = int(batch.starts[batch.contexts.nonzero()[-1] + 1]) if bool(batch.contexts.any()) else 0
+        out[used:] = float("nan")
+        return out
+
+
 def attention(kind: type[Around]) -> Change:
     return lambda model, backend: dataclasses.replace(backend, attention=kind(backend.attention))
 

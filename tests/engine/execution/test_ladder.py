@@ -83,6 +83,9 @@ WRONG = {
     "torch: recordings of freed tensors": (
         qwen, recorded, faulty.attention(faulty.KeepsOneScratch), SETTINGS, [EAGER],
     ),
+    "torch: recordings of prompts that add 0.01": (
+        qwen, recorded, faulty.attention(faulty.AddsBesideRecordedPrompts), SETTINGS, [EAGER],
+    ),
     "torch: an attention that adds 0.01, recorded": (
         qwen, recorded, faulty.attention(faulty.Adding), SETTINGS, [PLAIN],
     ),

@@ -7,12 +7,14 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.engine.conftest import make_model
-from tests.engine.execution.faulty_backends import recorded
+from tests.engine.execution.faulty_backends import changed, recorded, recorder
 from tests.engine.execution.test_ladder import widely_windowed
 from tests.engine.families import FAMILIES
+from truss_model.engine.execution.backend import MakeBackend
 from truss_model.engine.execution.limits import limits
 from truss_model.engine.execution.model_runner import ModelRunner, RunningStep
 from truss_model.engine.execution.narrow_window import narrowed
+from truss_model.engine.execution.recording import Replay
 from truss_model.engine.execution.reference import Reference, text_size, windows_to_check
 from truss_model.engine.execution.self_check import Mismatch, SelfCheck
 from truss_model.engine.scheduling.scheduler import StepPlan
@@ -30,11 +32,13 @@ class TakesOthersTokens(ModelRunner):
         return super().launch(plan, before)
 
 
-def made(kind: type[ModelRunner], settings: EngineSettings) -> tuple[ModelRunner, SelfCheck]:
+def start(
+    kind: type[ModelRunner], settings: EngineSettings, make: MakeBackend = recorded
+) -> tuple[ModelRunner, SelfCheck]:
     model = make_model()
     chosen = limits(model, settings)
     reference = Reference.of(model, chosen)
-    runner = kind(model, chosen, frozenset(), settings, recorded)
+    runner = kind(model, chosen, frozenset(), settings, make)
     runner.warm_up()
     return runner, SelfCheck(runner, reference)
 
@@ -42,11 +46,11 @@ def made(kind: type[ModelRunner], settings: EngineSettings) -> tuple[ModelRunner
 @pytest.mark.parametrize("length", [None, 40, 300])
 def test_steps_that_are_launched_ahead_are_part_of_it(length: int | None) -> None:
     settings = dataclasses.replace(SETTINGS, max_model_len=length)
-    runner, check = made(ModelRunner, settings)
+    runner, check = start(ModelRunner, settings)
     check.check_eager()
     runner.record()
     check.check_recordings()
-    runner, check = made(TakesOthersTokens, settings)
+    runner, check = start(TakesOthersTokens, settings)
     with pytest.raises(Mismatch, match="launched before the last one's tokens are read"):
         check.check_eager()
 
@@ -65,10 +69,40 @@ def test_the_kernels_of_this_machine_pass_it_in_their_precision(dtype: torch.dty
 
 @pytest.mark.parametrize("settings", [{"kv_cache_bytes": 90_000}, {"max_model_len": 2}, {"max_model_len": 12}])
 def test_rows_that_share_their_pages_or_have_hardly_any_pass_it(settings: dict[str, int]) -> None:
-    runner, check = made(ModelRunner, dataclasses.replace(SETTINGS, **settings))
+    runner, check = start(ModelRunner, dataclasses.replace(SETTINGS, **settings))
     check.check_eager()
     runner.record()
     check.check_recordings()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"max_rows": 1, "token_budget": 150}, {"max_rows": 2}, {"max_rows": 10}, {"max_rows": 40, "token_budget": 700},
+     {"max_model_len": 12}, {"max_model_len": 2}, {"kv_cache_bytes": 90_000}, {"token_budget": 50}],
+    ids=str,
+)  # fmt: skip
+def test_every_recording_is_checked(settings: dict[str, int]) -> None:
+    made, replayed = list[int](), set[int]()
+
+    def counting(work: Replay) -> Replay:
+        work()
+        number = len(made)
+        made.append(number)
+
+        def replay() -> None:
+            replayed.add(number)
+            work()
+
+        return replay
+
+    chosen = dataclasses.replace(SETTINGS, **settings)
+    make = changed(recorded, recorder(counting))
+    runner, check = start(ModelRunner, chosen, make)
+    check.check_eager()
+    runner.record()
+    assert not replayed
+    check.check_recordings()
+    assert replayed == {*made}
 
 
 @pytest.mark.parametrize("family", ["mistral, window", "gemma2", "gemma3_text", "gpt_oss", "phi3, window", "cohere2"])

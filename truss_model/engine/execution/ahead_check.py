@@ -12,14 +12,15 @@ from truss_model.engine.scheduling.scheduler import Chunk, StepPlan
 STEPS = 3
 
 
-def gap_ahead(runner: ModelRunner, prompts: list[Row], room: int) -> float:
+def gap_ahead(runner: ModelRunner, prompts: list[Row], room: int, beside: Chunk | None = None) -> float:
     """By how much a token that was chosen ahead is less likely than the likeliest; the largest of all.
 
     prompts: rows whose KV is there but for the last token's. room: tokens that each may grow.
+    beside: of a prompt, computed again in every step.
     """
     count = min(STEPS, room)
-    likely = one_after_another(runner, prompts, count)
-    chosen = ahead(runner, prompts, count)
+    likely = one_after_another(runner, prompts, count, beside)
+    chosen = ahead(runner, prompts, count, beside)
     gap = 0.0
     for logprobs, tokens in zip(likely, chosen, strict=True):
         ids = torch.tensor(tokens, device=logprobs.device)
@@ -31,24 +32,25 @@ def gap_ahead(runner: ModelRunner, prompts: list[Row], room: int) -> float:
     return gap
 
 
-def one_after_another(runner: ModelRunner, prompts: list[Row], count: int) -> list[torch.Tensor]:
+def one_after_another(runner: ModelRunner, prompts: list[Row], count: int, beside: Chunk | None) -> list[torch.Tensor]:
     """Log-probabilities [rows, vocab] of each step."""
     rows, found = [_copy(row) for row in prompts], []
     for step in range(count):
-        plan = _plan(rows, step)
+        plan = _plan(rows, step, beside)
         logits, _ = runner.forward(plan)
         found.append(logits.float().log_softmax(-1))
-        for chunk, token in zip(plan.chunks, found[-1].argmax(-1).tolist(), strict=True):
+        sampling = [chunk for chunk in plan.chunks if chunk.samples]
+        for chunk, token in zip(sampling, found[-1].argmax(-1).tolist(), strict=True):
             chunk.row.tokens.append(token)
     return found
 
 
-def ahead(runner: ModelRunner, prompts: list[Row], count: int) -> list[list[int]]:
+def ahead(runner: ModelRunner, prompts: list[Row], count: int, beside: Chunk | None) -> list[list[int]]:
     """The tokens of each step, each launched before the last one's are read."""
     rows, found = [_copy(row) for row in prompts], []
     running: RunningStep | None = None
     for step in range(count):
-        launched = runner.launch(_plan(rows, step), running)
+        launched = runner.launch(_plan(rows, step, beside), running)
         for row in rows:
             row.tokens.append(PENDING)
         if running is not None:
@@ -64,9 +66,10 @@ def _read(step: RunningStep) -> list[int]:
     return tokens
 
 
-def _plan(rows: list[Row], step: int) -> StepPlan:
+def _plan(rows: list[Row], step: int, beside: Chunk | None) -> StepPlan:
     turned = rows[step % len(rows) :] + rows[: step % len(rows)]
-    return StepPlan([Chunk(row, len(row.tokens) - 1, 1, samples=True) for row in turned])
+    chunks = [Chunk(row, len(row.tokens) - 1, 1, samples=True) for row in turned]
+    return StepPlan(chunks if beside is None else [*chunks, beside])
 
 
 def _copy(row: Row) -> Row:

@@ -8,6 +8,7 @@ computed.
 import torch
 
 from truss_model.engine.execution.ahead_check import gap_ahead
+from truss_model.engine.execution.mixed_check import filling
 from truss_model.engine.execution.model_runner import ModelRunner
 from truss_model.engine.execution.narrow_window import narrowed
 from truss_model.engine.execution.reference import DECODES, Reference
@@ -19,6 +20,7 @@ from truss_model.engine.scheduling.scheduler import Chunk, StepPlan
 GREEDY = SamplingParams(temperature=0.0)
 # One for each kind of recorded sampling; the last draws, but only the likeliest token is left to draw.
 WAYS = (GREEDY, SamplingParams(seed=0), SamplingParams(top_p=0.0, seed=0, top_logprobs=1))
+BESIDE = 12  # tokens of a prompt that is computed beside rows that run ahead
 
 
 class Mismatch(Exception):
@@ -63,7 +65,7 @@ class SelfCheck:
 
     @torch.inference_mode()
     def check_recordings(self) -> None:
-        """Decode by every recording, the pages filled as check_eager leaves them. Raises as that does."""
+        """Every recording, the pages filled as check_eager leaves them. Raises as that does."""
         if not self._runner.recording:
             return
         self._check_decoding(" by a recording")
@@ -72,6 +74,11 @@ class SelfCheck:
             rows = [self._rows[i % len(self._rows)] for i in range(size)]
             plans = [[self._decode(_again(row, params), 1) for row in rows] for params in WAYS]
             self._compare(f"decoding {size} rows by a recording", plans)
+        shapes = self._runner.recorded_shapes
+        for shape in shapes:
+            chunks = filling(shape, shapes, [self._decode(row, 1) for row in self._rows], self._rows, self._reference)
+            if chunks:
+                self._compare(f"{shape.tokens} tokens, rows that decode and prompts, by a recording", [chunks])
         self._check_running_ahead(" by a recording")
 
     def _check_decoding(self, how: str) -> None:
@@ -89,9 +96,19 @@ class SelfCheck:
             return
         apart = self._rows if self._rows[0].pages[0] != self._rows[-1].pages[0] else self._rows[:1]
         prompts = [_again(row, GREEDY, self._reference.lengths[row.index] + 1) for row in apart]
-        gap = gap_ahead(self._runner, prompts, len(self._reference.tokens) - self._reference.lengths[0])
-        if gap > 2 * self.bar.worst:
-            raise Mismatch(f"steps that are launched before the last one's tokens are read{how}", gap, self.bar.worst)
+        room = len(self._reference.tokens) - self._reference.lengths[0]
+        for beside in [None, *self._prompts_beside()]:
+            # At most max_rows rows, with the prompt's.
+            going = prompts if beside is None else prompts[: self._limits.max_rows - 1]
+            gap = gap_ahead(self._runner, going, room, beside) if going else 0.0
+            if gap > 2 * self.bar.worst:
+                phase = f"steps that are launched before the last one's tokens are read{how}"
+                raise Mismatch(phase, gap, self.bar.worst)
+
+    def _prompts_beside(self) -> list[Chunk]:
+        """The start of the first row's prompt, which is written again; none where it has one token."""
+        length = min(self._reference.lengths[0], BESIDE, self._limits.token_budget - len(self._rows))
+        return [Chunk(_again(self._rows[0], GREEDY), 0, length, samples=False)] if length > 1 else []
 
     def _prompt(self, row: Row, begin: int, end: int) -> None:
         """A chunk of a prompt, with the logits of every position that is compared."""
@@ -111,7 +128,7 @@ class SelfCheck:
         found = []
         for chunks in plans:
             logits, tokens = self._runner.forward(StepPlan(chunks))
-            positions = [chunk.start + chunk.length - 1 for chunk in chunks]
+            positions = [chunk.start + chunk.length - 1 for chunk in chunks if chunk.samples]
             found.append(self._reference.gaps(logits, positions, self.bar))
             certain = all(chunk.row.params.greedy or chunk.row.params.top_p == 0 for chunk in chunks)
             if tokens is not None and certain and not _likeliest(tokens, logits):
