@@ -89,17 +89,6 @@ class AddsBesideRecordedPrompts(Around):
         return out + 0.01 if bool((batch.contexts == 0).any()) else out
 
 
-class LeavesUnusedRows(Around):
-    """What belongs to rows that are not in use is whatever lay in memory."""
-
-    def __call__(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, batch: StepBatch,
-                 *others: Any) -> torch.Tensor:  # fmt: skip
-        out = self.inner(layer, query, key, value, batch, *others)
-        used = int(batch.starts[batch.contexts.nonzero()[-1] + 1]) if bool(batch.contexts.any()) else 0
-        out[used:] = float("nan")
-        return out
-
-
 def attention(kind: type[Around]) -> Change:
     return lambda model, backend: dataclasses.replace(backend, attention=kind(backend.attention))
 
