@@ -6,6 +6,7 @@ On the CPU with plain torch in the place of the GPU's kernels, and recordings th
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from tests.engine.conftest import ENDLESS, Answer, collect, greedy, make_model, 
 from truss_model.engine.engine import Engine
 from truss_model.engine.execution.attention import PagedKV, TorchPagedAttention
 from truss_model.engine.execution.backend import Backend
+from truss_model.engine.execution.batch import StepBatch
 from truss_model.engine.execution.device import make_backend
 from truss_model.engine.execution.limits import Limits
 from truss_model.engine.sampling_params import SamplingParams
@@ -42,23 +44,55 @@ class Recorder:
         return replay
 
 
+class NotedAttention(TorchPagedAttention):
+    """Notes what each step has: its tokens, and how many rows may decode; recorded ones tell the host no spans."""
+
+    def __init__(self, kv: PagedKV) -> None:
+        super().__init__(kv)
+        self.eager: list[tuple[int, int]] = []
+        self.recorded: list[tuple[int, int]] = []
+
+    def __call__(self, layer: int, query: torch.Tensor, *rest: Any) -> torch.Tensor:
+        batch: StepBatch = rest[2]
+        if layer == 0:
+            (self.recorded if batch.spans is None else self.eager).append((len(query), batch.decodes))
+        return super().__call__(layer, query, *rest)
+
+    @property
+    def mixed(self) -> list[tuple[int, int]]:
+        """The recorded steps in which not all rows decode."""
+        return [step for step in self.recorded if step[0] != step[1]]
+
+
 @dataclass
 class Engines:
     """The same engine twice: one step after the other, and ahead."""
 
     recorder: Recorder = field(default_factory=Recorder)
+    attentions: list[NotedAttention] = field(default_factory=list)
     started: list[Engine] = field(default_factory=list)
 
     def ahead(self, model: PreTrainedModel, limits: Limits, settings: EngineSettings) -> Backend:
         kv = PagedKV(model.config, limits.pages, limits.page_size, model.dtype, model.device, transposed_keys=False)
-        return Backend(kv, TorchPagedAttention(kv), asynchronous=True, capture=self.recorder)
+        self.attentions.append(NotedAttention(kv))
+        return Backend(kv, self.attentions[-1], asynchronous=True, capture=self.recorder)
 
-    def start(self, ahead: bool, *, eos: frozenset[int] = frozenset(), **settings: object) -> Engine:
+    def start(
+        self,
+        ahead: bool,
+        *,
+        window: int | None = None,
+        eos: frozenset[int] = frozenset(),
+        **settings: object,
+    ) -> Engine:
         chosen = EngineSettings(**{"kv_cache_bytes": 8 << 20, "max_rows": 6, **settings})  # type: ignore[arg-type]
         make = self.ahead if ahead else make_backend
-        engine = Engine(make_model(), chosen, eos_token_ids=eos, make_backend=make)
+        engine = Engine(make_model(window), chosen, eos_token_ids=eos, make_backend=make)
         engine.start()
         self.started.append(engine)
+        if ahead:
+            self.attentions[-1].eager.clear()
+            self.attentions[-1].recorded.clear()
         return engine
 
 

@@ -60,3 +60,4 @@ async def test_random_requests_get_what_they_get_alone(engines: Engines, seed: i
         assert together is not None and [*map(same, alone, together)] == [True] * len(alone)
     assert ahead.stats().preemptions > 0
     assert engines.recorder.replays > 0
+    assert len(engines.attentions[-1].mixed) > 5

@@ -1,4 +1,4 @@
-"""A decode step on a device: nothing in it waits for the device, whatever its rows ask for."""
+"""A step on a device: nothing in it waits for the device, whatever its rows ask for."""
 
 import dataclasses
 import traceback
@@ -19,6 +19,7 @@ from truss_model.engine.execution.batch import to_device
 from truss_model.engine.execution.limits import Limits
 from truss_model.engine.execution.model_runner import ModelRunner, RunningStep
 from truss_model.engine.execution.prompt_scores import PendingScores
+from truss_model.engine.execution.recording import Replay
 from truss_model.engine.execution.step_fields import upload
 from truss_model.engine.generation import Generation
 from truss_model.engine.sampling_params import SamplingParams
@@ -80,27 +81,45 @@ def made_rows(constrained: int) -> list[Row]:
     return rows
 
 
-def next_step(runner: ModelRunner, rows: list[Row], before: RunningStep | None) -> RunningStep:
-    return runner.launch(StepPlan([Chunk(row, len(row.tokens) - 1, 1, samples=True) for row in rows]), before)
+def next_step(runner: ModelRunner, rows: list[Row], prompts: list[Row], before: RunningStep | None) -> RunningStep:
+    decoding = [Chunk(row, len(row.tokens) - 1, 1, samples=True) for row in rows]
+    return runner.launch(StepPlan(decoding + [Chunk(row, 0, 40, samples=False) for row in prompts]), before)
 
 
+@pytest.mark.parametrize("prompts", [0, 2], ids=["rows decode", "beside prompts"])
 @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "eager"])
-def test_no_step_reads_the_device_or_waits_for_an_upload(recorded: bool) -> None:
+def test_no_step_reads_the_device_or_waits_for_an_upload(recorded: bool, prompts: int) -> None:
+    replays = list[int]()
+
+    def count(work: Replay) -> Replay:
+        replay = record(work)
+
+        def counted() -> None:
+            replays.append(1)
+            replay()
+
+        return counted
+
     def backend(model: PreTrainedModel, limits: Limits, settings: EngineSettings) -> Backend:
         plain = plain_backend(model, limits, settings)
-        return dataclasses.replace(plain, attention=no_attention, asynchronous=True, capture=record)
+        return dataclasses.replace(plain, attention=no_attention, asynchronous=True, capture=count)
 
     runner = ModelRunner(make_model(), LIMITS, frozenset({2}), EngineSettings(cuda_graphs=recorded), backend)
     runner.record()
-    rows, step = made_rows(constrained=16), None
+    rows, step = made_rows(constrained=16)[prompts:], None
     for _ in range(3):
+        long = [
+            Row(Generation(40, 1, lambda *_: None), 0, [5] * 40, 40, EVERYTHING, 0, pages=[0, 1, 2])
+            for _ in range(prompts)
+        ]
         with NoHostReads():
-            step = next_step(runner, rows, step)
+            step = next_step(runner, rows, long, step)
         tokens = step.result().tokens
         # A row without a grammar goes on before the host knows its token.
-        for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-            row.tokens.append(token if i < 16 else PENDING)
-            assert i >= 16 or token % 2 == 0
+        for row, token in zip(rows, tokens, strict=True):
+            row.tokens.append(PENDING if row.constraint is None else token)
+            assert row.constraint is None or token % 2 == 0
+    assert len(replays) == (2 * 3 if recorded else 0)  # a forward and a sampling each
 
 
 def test_scores_of_prompts_wait_for_no_upload() -> None:

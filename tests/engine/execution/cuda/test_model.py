@@ -82,13 +82,21 @@ class Float8Tensor(torch.Tensor):
     scale: torch.Tensor
 
 
+REPLAYS: list[None] = []
+
+
 def record(work: Replay) -> Replay:
     work()
-    return work
+
+    def replay() -> None:
+        REPLAYS.append(None)
+        work()
+
+    return replay
 
 
 def on_gpu_path(model: PreTrainedModel, limits: Limits, settings: EngineSettings) -> Backend:
-    """Every kernel, the one for single tokens included, and recordings that do their work again."""
+    """Every kernel, the one for single tokens included, and recordings that do their work again, and are counted."""
     backend = dataclasses.replace(cuda_backend(model, limits, settings, CARD), capture=record)
     for weight in weights_of(model):
         weight.tiling = TILING
@@ -127,8 +135,11 @@ async def check(engine: Engine, plain: PreTrainedModel) -> None:
         collect(engine.submit(prompt, SamplingParams(max_tokens=tokens, temperature=0.0)))
         for prompt, tokens in prompts.items()
     ]
+    REPLAYS.clear()
     answers = [answer.tokens for (answer,) in await asyncio.gather(*running)]
     assert answers == [reference(plain, list(prompt), tokens) for prompt, tokens in prompts.items()]
+    # A forward and a sampling a step, whatever is in it.
+    assert len(REPLAYS) == (2 * engine.stats().steps if engine.runner.recording else 0)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +176,7 @@ async def test_layers_of_an_unknown_quantiser_are_called_as_they_are(engines: li
 
 async def test_another_family_keeps_its_layers_and_gets_the_attention(engines: list[Engine]) -> None:
     model = make_model("qwen")
-    await check(start(engines, model), make_model("qwen"))
+    await check(start(engines, model, recordings=True), make_model("qwen"))
     assert weights_of(model) == []
 
 
