@@ -27,7 +27,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim
 
 PROMPT = list(range(3, 60))
 SETTINGS = EngineSettings(kv_cache_bytes=8 << 20, max_rows=3)
-FEW = dataclasses.replace(SETTINGS, max_model_len=64, max_rows=2)  # the interpreter takes a millisecond a program
+FEW = dataclasses.replace(
+    SETTINGS, max_model_len=64, max_rows=2, token_budget=16
+)  # the interpreter takes a millisecond a program
 
 WIDE = dataclasses.replace(SETTINGS, max_model_len=1200, max_rows=2)
 

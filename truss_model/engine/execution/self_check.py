@@ -20,7 +20,7 @@ from truss_model.engine.scheduling.scheduler import Chunk, StepPlan
 GREEDY = SamplingParams(temperature=0.0)
 # One for each kind of recorded sampling; the last draws, but only the likeliest token is left to draw.
 WAYS = (GREEDY, SamplingParams(seed=0), SamplingParams(top_p=0.0, seed=0, top_logprobs=1))
-BESIDE = 12  # tokens of a prompt that is computed beside rows that run ahead
+BESIDE = 4  # tokens of a prompt that is computed beside rows that run ahead
 
 
 class Mismatch(Exception):

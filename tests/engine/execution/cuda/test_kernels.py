@@ -1,7 +1,6 @@
 """Every Triton kernel against plain torch: on the GPU where there is one, else in Triton's interpreter."""
 
-import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -123,47 +122,6 @@ def test_soft_cap_and_sinks(rows: list[tuple[int, int]], processors: int, softca
     twin = TorchPagedAttention(kv(torch.float32))
     got = kernels(1, query, key, value, batch, 0.3, 11, softcap, sink)
     close(got, twin(1, query, key, value, batch, 0.3, 11, softcap, sink), torch.float32)
-
-
-@pytest.fixture
-def memory_of_nan() -> Iterator[None]:
-    """New tensors that nobody fills hold NaN."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.usefixtures("memory_of_nan")
-@pytest.mark.parametrize("sinks", [False, True], ids=["plain", "sinks"])
-@pytest.mark.parametrize("window", [None, 11])
-@pytest.mark.parametrize("processors", [1, 64], ids=["whole rows", "rows split"])
-def test_rows_that_are_not_in_use_read_nothing_and_get_zeros(processors: int, window: int | None, sinks: bool) -> None:
-    """Of five rows that may decode two do, of two prompts there is one, and the last row fills the step up."""
-    used = batch_of([(8, 1), (150, 1), (20, 4)])
-    tables = torch.full((8, used.tables.shape[1]), PAGES, dtype=torch.int32, device=DEVICE)
-    tables[[0, 1, 5]] = used.tables
-    batch = dataclasses.replace(
-        used,
-        slots=torch.cat([used.slots, torch.full((70,), PAGES * PAGE, device=DEVICE)]),
-        tables=tables,
-        starts=torch.tensor([0, 1, 2, 2, 2, 2, 6, 6, 76], dtype=torch.int32, device=DEVICE),
-        contexts=torch.tensor([8, 150, 0, 0, 0, 20, 0, 0], dtype=torch.int32, device=DEVICE),
-        longest=76,
-        decodes=5,
-    )
-    torch.manual_seed(3)
-    query, key, value = (torch.randn(76, heads, DIM, device=DEVICE) for heads in (HEADS, KV_HEADS, KV_HEADS))
-    sink = torch.randn(HEADS, device=DEVICE) if sinks else None
-    card = GpuProperties(processors, large_shared_memory=True)
-    kernels = TritonPagedAttention(kv(torch.float32), card, 1024)
-    twin, plain = TorchPagedAttention(kv(torch.float32)), TorchPagedAttention(kv(torch.float32))
-    for pages in (kernels.kv, twin.kv):
-        pages.keys[:, PAGES], pages.values[:, PAGES] = float("nan"), float("nan")
-    got, of_twin = (attention(1, query, key, value, batch, 0.3, window, None, sink) for attention in (kernels, twin))
-    wanted = plain(1, query[:6], key[:6], value[:6], used, 0.3, window, None, sink)
-    for made in (got, of_twin):
-        close(made[:6], wanted, torch.float32)
-        assert torch.equal(made[6:], torch.zeros_like(made[6:]))
 
 
 def test_what_lies_behind_a_context_does_not_matter() -> None:

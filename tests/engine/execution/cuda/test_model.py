@@ -29,8 +29,12 @@ from truss_model.engine.execution.cuda.layers import FusedDecoderLayer
 from truss_model.engine.execution.cuda.vector import Tiling
 from truss_model.engine.execution.cuda.weights import Head, Weight
 from truss_model.engine.execution.limits import Limits
+from truss_model.engine.execution.model_runner import ModelRunner
 from truss_model.engine.execution.recording import Replay
+from truss_model.engine.generation import Generation
 from truss_model.engine.sampling_params import SamplingParams
+from truss_model.engine.scheduling.row import Row
+from truss_model.engine.scheduling.scheduler import Chunk, StepPlan
 from truss_model.engine.settings import EngineSettings
 from truss_model.errors import LoadError
 
@@ -128,18 +132,18 @@ def start(engines: list[Engine], model: PreTrainedModel, *, recordings: bool = F
     return engine
 
 
-async def check(engine: Engine, plain: PreTrainedModel) -> None:
+async def check(engine: Engine, plain: PreTrainedModel, *, recordings: bool = False) -> None:
     """One row decodes, alone at first and at last, beside one whose prompt comes in chunks."""
     prompts = {(5, 6): 6, (7, 8) * 9: 2}
+    REPLAYS.clear()
     running = [
         collect(engine.submit(prompt, SamplingParams(max_tokens=tokens, temperature=0.0)))
         for prompt, tokens in prompts.items()
     ]
-    REPLAYS.clear()
     answers = [answer.tokens for (answer,) in await asyncio.gather(*running)]
     assert answers == [reference(plain, list(prompt), tokens) for prompt, tokens in prompts.items()]
     # A forward and a sampling a step, whatever is in it.
-    assert len(REPLAYS) == (2 * engine.stats().steps if engine.runner.recording else 0)
+    assert len(REPLAYS) == 2 * engine.stats().steps * recordings
 
 
 @pytest.mark.parametrize(
@@ -151,7 +155,7 @@ async def test_fused_layers_give_the_tokens_of_transformers(
     engines: list[Engine], family: str, window: int | None, recordings: bool
 ) -> None:
     model = make_model(family, window)
-    await check(start(engines, model, recordings=recordings), make_model(family, window))
+    await check(start(engines, model, recordings=recordings), make_model(family, window), recordings=recordings)
     assert len(weights_of(model)) == 2 * 4 + 1
 
 
@@ -176,7 +180,7 @@ async def test_layers_of_an_unknown_quantiser_are_called_as_they_are(engines: li
 
 async def test_another_family_keeps_its_layers_and_gets_the_attention(engines: list[Engine]) -> None:
     model = make_model("qwen")
-    await check(start(engines, model, recordings=True), make_model("qwen"))
+    await check(start(engines, model, recordings=True), make_model("qwen"), recordings=True)
     assert weights_of(model) == []
 
 
@@ -220,6 +224,21 @@ def logits(model: PreTrainedModel, backend: Backend, tokens: list[int]) -> torch
     with forward_over(backend.attention, batch):
         out: torch.Tensor = model(input_ids=batch.tokens, position_ids=batch.positions, use_cache=False).logits[0]
     return out
+
+
+@pytest.mark.usefixtures("memory_of_nan")
+def test_tokens_that_fill_a_recorded_step_up_are_numbers_in_every_layer() -> None:
+    """And stay so: the keys and values of all of them go to one page."""
+    runner = ModelRunner(make_model(), LIMITS, frozenset(), EngineSettings(), on_gpu_path)
+    runner.record()
+    params = SamplingParams(temperature=0.0, top_logprobs=1)
+    for _ in range(2):
+        row = Row(Generation(5, 1, lambda *_: None), 0, [3, 1, 4, 1, 5], 5, params, 0, pages=[2])
+        sampled = runner.step(StepPlan([Chunk(row, 0, 5, samples=True)]))
+    assert sampled.tokens == reference(make_model(), row.tokens, 1)
+    for pages in (runner.kv.keys, runner.kv.values):
+        written = pages[:, runner.kv.padding_page, :, 0]
+        assert written.isfinite().all() and (written != 0).all()
 
 
 @torch.inference_mode()
