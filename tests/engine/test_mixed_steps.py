@@ -33,9 +33,18 @@ def text(tokens: int, seed: int) -> list[int]:
     return [(seed + 37 * at * at) % 1024 for at in range(tokens)]
 
 
-def row_of(prompt: list[int], page: int) -> Row:
+def row_of(prompt: list[int], pages: list[int]) -> Row:
     params = SamplingParams(temperature=0.0)
-    return Row(Generation(len(prompt), 1, lambda *_: None), 0, prompt, len(prompt), params, 0, pages=[page])
+    return Row(Generation(len(prompt), 1, lambda *_: None), 0, prompt, len(prompt), params, 0, pages=pages)
+
+
+def make_runner(engines: Engines, **settings: int) -> ModelRunner:
+    chosen = EngineSettings(kv_cache_bytes=8 << 20, **settings)  # type: ignore[arg-type]
+    model = make_model()
+    runner = ModelRunner(model, limits(model, chosen), frozenset(), chosen, engines.ahead)
+    runner.record()
+    engines.attentions[0].eager.clear()
+    return runner
 
 
 @pytest.mark.parametrize("window", [None, 9])
@@ -83,17 +92,25 @@ async def test_steps_of_more_tokens_than_the_largest_recording_are_eager(engines
 
 
 def test_steps_of_more_prompts_than_a_recording_has_are_eager(engines: Engines) -> None:
-    model, settings = make_model(), EngineSettings(kv_cache_bytes=8 << 20, max_rows=20)
-    runner = ModelRunner(model, limits(model, settings), frozenset(), settings, engines.ahead)
-    runner.record()
+    runner = make_runner(engines, max_rows=20)
     noted = engines.attentions[0]
     for count in (MOST_PROMPTS, MOST_PROMPTS + 1):
         noted.eager.clear()
         prompts = [text(3, at) for at in range(count)]
-        chunks = [Chunk(row_of(prompt, page), 0, 3, samples=True) for page, prompt in enumerate(prompts)]
+        chunks = [Chunk(row_of(prompt, [page]), 0, 3, samples=True) for page, prompt in enumerate(prompts)]
         tokens = runner.step(StepPlan(chunks)).tokens
         assert tokens == [reference(make_model(), prompt, 1)[0] for prompt in prompts]
         assert bool(noted.eager) == (count > MOST_PROMPTS)
+
+
+def test_pages_of_eager_steps_are_known_to_the_recorded_step_after_them(engines: Engines) -> None:
+    runner = make_runner(engines, max_rows=4, token_budget=700)
+    row = row_of(text(700, 7), [])
+    for begin, end in ((0, 100), (100, 690), (690, 700)):
+        row.pages += [60 - page for page in range(len(row.pages), -(-end // 16))]
+        sampled = runner.step(StepPlan([Chunk(row, begin, end - begin, samples=end == 700)]))
+    assert sampled.tokens == reference(make_model(), row.tokens, 1)
+    assert engines.attentions[0].eager == [(590, 0)]
 
 
 async def test_steps_that_score_a_prompt_are_eager(engines: Engines) -> None:
