@@ -1,6 +1,6 @@
 """What the host does for a step: operations that it gives to the GPU, and its time, eager and by recordings.
 
-`python -m benchmarks.step_launches [--rounds 30]`
+`python -m benchmarks.step_launches [--rounds 30] [--out FOLDER]`
 A model of 32 layers of tiny dimensions on the GPU's path, on the CPU: the runner's own launch of a step whose rows have
 just come, without scheduler, Truss and HTTP. Operations are torch's, with uploads and without views and empty tensors,
 Triton kernels, and replays. Kernels and replays do nothing here: Triton's own launcher, some ten microseconds a kernel
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
@@ -23,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 from triton.runtime.interpreter import InterpretedFunction
 
-from benchmarks.report import Report, say, table
+from benchmarks.report import RESULTS, Report, say, table
 from truss_model.engine.execution.backend import Backend
 from truss_model.engine.execution.cuda.attention import GpuProperties
 from truss_model.engine.execution.cuda.backend import cuda_backend
@@ -188,14 +189,15 @@ def measure(rounds: int, cases: Mapping[str, Case] = CASES) -> dict[str, dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30)
-    rounds = parser.parse_args().rounds
-    result = measure(rounds)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    result = measure(options.rounds)
     rows = [
         [name, *(figures for way in ways.values() for figures in (sum(list(way.values())[:-1]), way["host_ms"]))]
         for name, ways in result.items()
     ]
     table("The host's part of a step", ["step", "eager: operations", "ms", "recorded: operations", "ms"], rows)
-    Report("step-launches").add("steps", {"rounds": rounds, "layers": LAYERS, "cases": result})
+    Report("step_launches", options.out).add("steps", {"rounds": options.rounds, "layers": LAYERS, "cases": result})
 
 
 if __name__ == "__main__":

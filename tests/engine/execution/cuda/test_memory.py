@@ -35,6 +35,7 @@ CONFIG = MistralConfig(
 CARD = GpuProperties(processors=80, large_shared_memory=False)
 CONTEXT = int(0.45e9)  # what a CUDA context with its libraries takes of a card
 GIB = 1 << 30
+KEPT_ROWS = (511, 256)  # of logits, by the recordings of steps in which all rows decode, and by the others together
 CARDS = {"A10G": 22.06, "L4": 22.03, "A100": 79.25, "H100": 79.10}
 
 
@@ -130,15 +131,20 @@ def full_step(rows: int, tokens: int, vocabularies: int) -> None:
     held += [empty(rows, CONFIG.vocab_size, dtype=torch.float32) for _ in range(vocabularies)]
 
 
+def recorded_steps(rows: int) -> None:
+    """The largest ones, with prompts and without; what they need, the smaller ones share."""
+    full_step(rows, 512, 0)
+    full_step(rows, rows, 12)
+
+
 def start(model: PreTrainedModel, memory: TrackedMemory, settings: EngineSettings) -> tuple[Backend, Limits]:
     """As ModelRunner does it: backend, steps over few pages, KV, recordings."""
     chosen = limits(model, settings, memory)
     backend = cuda_backend(model, chosen, settings, CARD, memory)
     rows, tokens = chosen.max_rows, chosen.token_budget
-    steps = [lambda: full_step(rows, tokens, 24), lambda: full_step(rows, rows, 12)]
-    chosen = measured_limits(
-        model, chosen, settings.kv_cache_fraction, memory, steps, 2 * 511 * CONFIG.vocab_size * 2, backend.kv.resize
-    )
+    steps = [lambda: full_step(rows, tokens, 24), lambda: recorded_steps(rows)]
+    kept = sum(KEPT_ROWS) * CONFIG.vocab_size * CONFIG.dtype.itemsize
+    chosen = measured_limits(model, chosen, settings.kv_cache_fraction, memory, steps, kept, backend.kv.resize)
     return backend, chosen
 
 
@@ -156,8 +162,8 @@ def test_it_fits_without_holes(checkpoint: Path, card: str, seed: int) -> None:
         # What the layers left behind is there for the KV: nothing is lost but what blocks round up to.
         kv_bytes = backend.kv.keys.nbytes + backend.kv.values.nbytes
         assert memory.free() + kv_bytes > loaded - 200 * MB
-        recordings = [empty(511, CONFIG.vocab_size) for _ in range(2)]
-        full_step(256, 256, 12)
+        recordings = [empty(rows, CONFIG.vocab_size) for rows in KEPT_ROWS]
+        recorded_steps(256)
         full_step(256, 2048, 24)
         assert recordings
 
