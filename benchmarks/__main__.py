@@ -13,7 +13,8 @@ def main() -> None:
         print(f"-- python -m {module} {' '.join(arguments)}", flush=True)
         subprocess.run([sys.executable, "-m", module, *arguments], check=True)
     print(
-        "-- the long form: drop --quick; and benchmarks.memory, .overhead, .constrained, .sampling, .step_launches, .page, .gpu",
+        "-- the long form: drop --quick; and benchmarks.memory, .overhead, .constrained, .sampling, .step_launches, "
+        ".page, .gpu",
         flush=True,
     )
 
