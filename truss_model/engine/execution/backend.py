@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from truss_model.engine.execution.attention import PagedAttention, PagedKV, TorchPagedAttention
+from truss_model.engine.execution.batch import StepBatch
 from truss_model.engine.execution.device_memory import DeviceMemory, device_memory
 from truss_model.engine.execution.limits import Limits
 from truss_model.engine.execution.sampling import Sample, torch_sample
@@ -14,6 +15,7 @@ from truss_model.engine.settings import EngineSettings
 
 OWN_LAYERS = "transformers'"
 Capture = Callable[[Callable[[], object]], Callable[[], object]]
+Forward = Callable[[StepBatch], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,8 @@ class Backend:
     between kernels by measurement; called once, before anything is captured. `layers`: whose the model's layers are,
     for the log: "fused", "compiled" or "transformers'". `memory`: of a device of its own.
     `warm_rows`: so many rows decode in steps that are run at the start, as each needs kernels of its own.
-    `sample`: chooses the tokens. `precision`: what activations are rounded to, where that is not the model's dtype.
+    `forward`: makes a step's logits [S, vocab], or None where the model's own forward does. `sample`: chooses the
+    tokens. `precision`: what activations are rounded to, where that is not the model's dtype.
     """
 
     kv: PagedKV
@@ -35,6 +38,7 @@ class Backend:
     layers: str = OWN_LAYERS
     memory: DeviceMemory | None = None
     warm_rows: Sequence[int] = ()
+    forward: Forward | None = None
     sample: Sample = torch_sample
     precision: torch.dtype | None = None
 

@@ -2,6 +2,7 @@
 
 from typing import cast
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
@@ -12,6 +13,7 @@ MLPS = (LlamaMLP, MistralMLP)
 NORMS = (LlamaRMSNorm, MistralRMSNorm)
 ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_LINEARS = ("gate_proj", "up_proj", "down_proj")
+STATIC_ROPES = ("default", "linear", "llama3", "yarn")  # types whose frequencies do not depend on the sequence
 
 
 def llama_layers(model: PreTrainedModel) -> list[nn.Module]:
@@ -39,3 +41,12 @@ def linears(layer: nn.Module) -> list[nn.Module]:
     """All seven of a layer."""
     parts = ((layer.self_attn, ATTENTION_LINEARS), (layer.mlp, MLP_LINEARS))
     return [cast(nn.Module, getattr(part, name)) for part, names in parts for name in names]
+
+
+def rotary_table(rotary: nn.Module, positions: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of positions 0 .. positions - 1, [positions, D] each, of a rotary embedding of STATIC_ROPES.
+
+    like: a tensor of their dtype and device.
+    """
+    cos, sin = rotary(like[:0], torch.arange(positions, device=like.device)[None])
+    return cos[0], sin[0]

@@ -236,6 +236,8 @@ class ModelRunner:
 
     def logits(self, batch: StepBatch) -> torch.Tensor:
         """[S, vocab], of the tokens in batch.sampled."""
+        if self._backend.forward is not None:
+            return self._backend.forward(batch)
         with forward_over(self._backend.attention, batch):
             # The model's own forward to its end: some scale or cap what comes out of the head.
             made = self.model(

@@ -12,6 +12,7 @@ from truss_model.engine.execution.attention import PagedKV
 from truss_model.engine.execution.backend import OWN_LAYERS, Backend, compile_layers, plain_backend
 from truss_model.engine.execution.cpu.attention import KernelPagedAttention, usable
 from truss_model.engine.execution.cpu.build import kernels
+from truss_model.engine.execution.cpu.forward import forward_of
 from truss_model.engine.execution.cpu.replace_layers import fits, replace_layers
 from truss_model.engine.execution.cpu.sampling import KernelSampling
 from truss_model.engine.execution.limits import Limits, kv_shape
@@ -34,7 +35,7 @@ def cpu_backend(model: PreTrainedModel, limits: Limits, settings: EngineSettings
         return dataclasses.replace(backend, layers="compiled" if settings.compile else backend.layers)
     kv = PagedKV(model.config, limits.pages, limits.page_size, torch.float32, model.device)
     attention = KernelPagedAttention(library, kv)
-    layers, precision, products = OWN_LAYERS, None, PRODUCTS[0]
+    layers, precision, products, forward = OWN_LAYERS, None, PRODUCTS[0], None
     if settings.compile:
         compile_layers(model)
         layers = "compiled"
@@ -43,9 +44,10 @@ def cpu_backend(model: PreTrainedModel, limits: Limits, settings: EngineSettings
             precision, products = torch.bfloat16, PRODUCTS[way]
         replace_layers(library, model, kv, "bfloat16" if model.dtype == torch.bfloat16 else "float32")
         cast(nn.Module, model).float()
+        forward = forward_of(model, limits.max_model_len)
         layers = "fused"
     logger.info(
         "CPU kernels: layers %s, products in %s; %d KV pages of %d tokens",
         layers, products, limits.pages, limits.page_size,
     )  # fmt: skip
-    return Backend(kv, attention, layers=layers, sample=KernelSampling(library), precision=precision)
+    return Backend(kv, attention, layers=layers, forward=forward, sample=KernelSampling(library), precision=precision)

@@ -70,10 +70,13 @@ class PackedDecoder(nn.Module):
     ) -> torch.Tensor:
         """hidden_states [1, T, N] -> the same of the last norm. Raises LoadError for what `others` ask of attention."""
         refuse_unknown(self, others)
-        x = hidden_states.float().contiguous()
-        y = torch.empty_like(x)
         cos, sin = (part.float().contiguous() for part in position_embeddings)
-        step = self._step(running_batch(), cos, sin)
+        return self.run(running_batch(), hidden_states.float().contiguous(), cos, sin)
+
+    def run(self, batch: StepBatch, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """x: contiguous [..., T, N] -> the same of the last norm. cos, sin: [..., T, D] of the tokens' positions."""
+        y = torch.empty_like(x)
+        step = self._step(batch, cos, sin)
         if self._decode(ctypes.addressof(self._decoder), ctypes.addressof(step), x.data_ptr(), y.data_ptr()):
             raise MemoryError(f"no memory for a step of {step.tokens} tokens")
         return y
@@ -81,7 +84,7 @@ class PackedDecoder(nn.Module):
     def _step(self, batch: StepBatch, cos: torch.Tensor, sin: torch.Tensor) -> _Step:
         """What it points to belongs to the arguments."""
         tokens, dim = batch.slots.numel(), self._decoder.d
-        if cos.shape[1:] != (tokens, dim):
+        if cos.shape[-2:] != (tokens, dim):
             raise ValueError(f"rotary embeddings {list(cos.shape[1:])} for {tokens} tokens of {dim}")
         rows, width = batch.tables.shape
         return _Step(

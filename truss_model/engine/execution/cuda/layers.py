@@ -12,7 +12,7 @@ from truss_model.engine.execution.attention import refuse_unknown, running_batch
 from truss_model.engine.execution.cuda.append import rotate_append
 from truss_model.engine.execution.cuda.attention import TritonPagedAttention
 from truss_model.engine.execution.cuda.weights import AddedProjection, GatedProjection, Norm, Projections
-from truss_model.engine.execution.llama import ATTENTION_LINEARS, sliding_window
+from truss_model.engine.execution.llama import ATTENTION_LINEARS, rotary_table, sliding_window
 
 
 class FusedDecoderLayer(nn.Module):
@@ -69,13 +69,10 @@ class FusedNorm(nn.Module):
 class RotaryTable(nn.Module):
     """Cosines and sines of every position, made once: the layers look up what they need."""
 
-    STATIC = ("default", "linear", "llama3", "yarn")  # types whose frequencies do not depend on the sequence
-
     def __init__(self, rotary: nn.Module, positions: int, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
-        like = torch.empty(0, dtype=dtype, device=device)
-        both = rotary(like, torch.arange(positions, device=device)[None])
-        self.cos, self.sin = (part[0, :, : part.shape[-1] // 2].contiguous() for part in both)
+        both = rotary_table(rotary, positions, torch.empty(0, dtype=dtype, device=device))
+        self.cos, self.sin = (part[:, : part.shape[-1] // 2].contiguous() for part in both)
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Both tables whole, [positions, D / 2], whatever the positions are."""

@@ -9,7 +9,7 @@ from truss_model.engine.execution.cuda.attention import TritonPagedAttention
 from truss_model.engine.execution.cuda.layers import FusedDecoderLayer, FusedNorm, RotaryTable
 from truss_model.engine.execution.cuda.weights import Head, Weight
 from truss_model.engine.execution.device_memory import DeviceMemory
-from truss_model.engine.execution.llama import linears, llama_layers
+from truss_model.engine.execution.llama import STATIC_ROPES, linears, llama_layers
 
 
 def fits(model: PreTrainedModel) -> bool:
@@ -18,7 +18,7 @@ def fits(model: PreTrainedModel) -> bool:
     rotary = getattr(model.base_model, "rotary_emb", None)
     return (
         bool(layers)
-        and getattr(rotary, "rope_type", None) in RotaryTable.STATIC
+        and getattr(rotary, "rope_type", None) in STATIC_ROPES
         and all(getattr(linear, "bias", None) is None for layer in layers for linear in linears(layer))
     )
 
