@@ -1,6 +1,7 @@
 """The C kernels against plain torch."""
 
 import ctypes
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from transformers.models.mistral.modeling_mistral import MistralRMSNorm, apply_r
 
 from tests.engine.execution.cpu.steps import scattered, step
 from truss_model.engine.execution.attention import PagedKV, TorchPagedAttention
-from truss_model.engine.execution.cpu.layers import Product
+from truss_model.engine.execution.cpu.layers import Product, pack_in_turn
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 13, 97, 200])
@@ -61,20 +62,42 @@ def test_a_row_is_the_same_beside_any_other_rows(library: ctypes.CDLL, weights: 
         assert torch.equal(product(x[:rows]), alone[:rows])
 
 
+def made(rows: int, columns: int, *, rounded: bool) -> torch.Tensor:
+    return torch.randn(rows, columns, dtype=torch.bfloat16 if rounded else torch.float32)
+
+
 @pytest.mark.parametrize("rows", [1, 37, 600])
-def test_norm_and_gate(library: ctypes.CDLL, rows: int) -> None:
-    norm, x, added, y = MistralRMSNorm(64, 1e-5), *torch.randn(3, rows, 64)
-    norm.weight.data = torch.randn(64)
+@pytest.mark.parametrize("rounded", [False, True])
+def test_norm(library: ctypes.CDLL, rows: int, rounded: bool) -> None:
+    if rounded and not library.bfloat16_products():
+        pytest.skip("nothing is rounded where nothing multiplies bfloat16")
+    norm, x, added, y = MistralRMSNorm(80, 1e-5), *torch.randn(2, rows, 80), made(rows, 80, rounded=rounded)
+    norm.weight.data = torch.randn(80)
     plain, total = norm(x), x + added
+    close = partial(torch.testing.assert_close, atol=1e-5, rtol=0.004 if rounded else 1e-5)
     weight = norm.weight.data_ptr()
-    library.rms_norm(x.data_ptr(), None, weight, y.data_ptr(), rows, 64, 1e-5)
-    torch.testing.assert_close(y, plain, atol=1e-5, rtol=1e-5)
-    library.rms_norm(x.data_ptr(), added.data_ptr(), weight, added.data_ptr(), rows, 64, 1e-5)
+    library.rms_norm(x.data_ptr(), None, weight, y.data_ptr(), rows, 80, 1e-5, rounded)
+    close(y.float(), plain)
+    library.rms_norm(x.data_ptr(), added.data_ptr(), weight, y.data_ptr(), rows, 80, 1e-5, rounded)
     assert torch.equal(x, total)
-    torch.testing.assert_close(added, norm(total), atol=1e-5, rtol=1e-5)
-    gate_up = 3 * torch.randn(rows, 2 * 64)
-    library.silu_mul(gate_up.data_ptr(), y.data_ptr(), rows, 64)
-    torch.testing.assert_close(y, F.silu(gate_up[:, :64]) * gate_up[:, 64:], atol=1e-5, rtol=1e-5)
+    close(y.float(), norm(total))
+
+
+@pytest.mark.parametrize("rows", [1, 16, 37, 100, 300])
+@pytest.mark.parametrize("inputs", [38, 64])
+@pytest.mark.parametrize("way", ["float32", "bfloat16", "rounded"])
+def test_gated_products(library: ctypes.CDLL, rows: int, inputs: int, way: str) -> None:
+    rounded, weights = way == "rounded", "float32" if way == "float32" else "bfloat16"
+    if rounded and not library.bfloat16_products():
+        pytest.skip("nothing is rounded where nothing multiplies bfloat16")
+    gate, up = (nn.Linear(inputs, 48, bias=False) for _ in range(2))
+    for linear in (gate, up):
+        linear.weight.data = linear.weight.data.bfloat16().float()
+    x, y = made(rows, inputs, rounded=rounded), made(rows, 48, rounded=rounded)
+    packed = pack_in_turn(gate, up, weights)  # type: ignore[arg-type]
+    library.gated_rows(x.data_ptr(), rounded, packed.data_ptr(), y.data_ptr(), rows, inputs, 48, weights == "bfloat16")
+    expected = F.silu(gate(x.float())) * up(x.float())
+    torch.testing.assert_close(y.float(), expected, atol=1e-5, rtol=0.004 if rounded else 1e-5)
 
 
 @pytest.mark.parametrize("window", [None, 1, 20, 300])
@@ -107,7 +130,7 @@ def test_attention(library: ctypes.CDLL, window: int | None, heads: int, kv_head
     library.rope_append(qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), slots.data_ptr(), keys, values, total, *shape)
     assert library.paged_attention(
         qkv.data_ptr(), out.data_ptr(), keys, values, tables.data_ptr(), batch.starts.data_ptr(),
-        batch.contexts.data_ptr(), *tables.shape, *shape, dim**-0.5, window or 0, 0.0, None,
+        batch.contexts.data_ptr(), *tables.shape, *shape, dim**-0.5, window or 0, 0.0, None, False,
     ) == 0  # fmt: skip
     torch.testing.assert_close(ours.keys, twin.keys, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours.values, twin.values)

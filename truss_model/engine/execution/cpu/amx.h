@@ -4,6 +4,7 @@
 
 #if !DOT_BF16 || !defined(__AMX_BF16__) || !defined(__linux__)
 #define AMX 0
+#define AMX_INPUTS 1
 #else
 #include <sys/syscall.h>
 #include <unistd.h>

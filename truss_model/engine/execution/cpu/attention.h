@@ -45,9 +45,9 @@ struct terms {
 };
 
 /* One KV head, query tokens at positions first .. first + count - 1 of one sequence, group query heads each.
- * Online softmax over spans of keys (Milakov and Gimelshein 2018, arXiv 1805.02867). */
-static void attend_block(const float *qkv, long ldq, float *out, long ldo, const float *keys, const float *values,
-                         const int32_t *table, long first, long count, long hk, long d, long group, long head,
+ * out is bfloat16 if rounded. Online softmax over spans of keys (Milakov and Gimelshein 2018, arXiv 1805.02867). */
+static void attend_block(const float *qkv, long ldq, void *out, long ldo, int rounded, const float *keys,
+                         const float *values, const int32_t *table, long first, long count, long hk, long d, long group, long head,
                          const struct terms *terms, float *buffer) {
     const long window = terms->window;
     const float cap = terms->cap;
@@ -96,13 +96,14 @@ static void attend_block(const float *qkv, long ldq, float *out, long ldo, const
         }
     }
     for (long r = 0; r < rows; r++) {
-        float *to = out + (r / group) * ldo + (head * group + r % group) * d, rest = 0, shrink = 1, inverse;
+        float rest = 0, shrink = 1, inverse;
         if (terms->sinks) { /* it may be higher than every score */
             float sink = terms->sinks[head * group + r % group], best = sink > top[r] ? sink : top[r];
             shrink = expf(top[r] - best);
             rest = expf(sink - best);
         }
         inverse = shrink / (total[r] * shrink + rest);
-        for (long j = 0; j < d; j++) to[j] = sum[r * d + j] * inverse;
+        for (long j = 0; j < d; j++) sum[r * d + j] *= inverse;
+        put(sum + r * d, out, (r / group) * ldo + (head * group + r % group) * d, d, rounded);
     }
 }

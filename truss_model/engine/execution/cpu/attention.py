@@ -41,7 +41,7 @@ class KernelPagedAttention:
         failed = self._library.paged_attention(
             qkv.data_ptr(), out.data_ptr(), *pages, batch.tables.data_ptr(), batch.starts.data_ptr(),
             batch.contexts.data_ptr(), rows, width, *shape, scaling, window or 0, softcap or 0.0,
-            last.data_ptr() if last is not None else None,
+            last.data_ptr() if last is not None else None, False,
         )  # fmt: skip
         if failed:
             raise MemoryError("no memory for the attention scores")

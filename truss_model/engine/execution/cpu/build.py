@@ -31,10 +31,10 @@ SIGNATURES: dict[str, tuple[object, ...]] = {
     "kernels_start": (_int,),
     "bfloat16_products": (),
     "linear": (_pointer, _pointer, _pointer, _long, _long, _long, _int),
-    "rms_norm": (_pointer,) * 4 + (_long, _long, _float),
-    "silu_mul": (_pointer, _pointer, _long, _long),
+    "gated_rows": (_pointer, _int, _pointer, _pointer, _long, _long, _long, _int),
+    "rms_norm": (_pointer,) * 4 + (_long, _long, _float, _int),
     "rope_append": (_pointer,) * 6 + (_long,) * 4,
-    "paged_attention": (_pointer,) * 7 + (_long,) * 5 + (_float, _long, _float, _pointer),
+    "paged_attention": (_pointer,) * 7 + (_long,) * 5 + (_float, _long, _float, _pointer, _int),
     "decode": (_pointer,) * 4,
     "sample": (_pointer,) * 14 + (_long,) * 5,
 }

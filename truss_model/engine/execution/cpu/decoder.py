@@ -12,7 +12,7 @@ from torch import nn
 
 from truss_model.engine.execution.attention import PagedKV, refuse_unknown, running_batch
 from truss_model.engine.execution.batch import StepBatch
-from truss_model.engine.execution.cpu.layers import WeightType, pack
+from truss_model.engine.execution.cpu.layers import WeightType, pack, pack_in_turn
 from truss_model.engine.execution.llama import ATTENTION_LINEARS, MLP_LINEARS, linears, sliding_window
 
 _pointer, _long, _float, _int = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
@@ -129,7 +129,8 @@ def _packed(layer: nn.Module, weights: WeightType) -> list[torch.Tensor]:
     q, k, v, o = (cast(nn.Linear, getattr(layer.self_attn, name)) for name in ATTENTION_LINEARS)
     gate, up, down = (cast(nn.Linear, getattr(layer.mlp, name)) for name in MLP_LINEARS)
     norms = (cast(nn.Module, norm) for norm in (layer.input_layernorm, layer.post_attention_layernorm))
-    return [*map(_norm, norms), *(pack(joined, weights) for joined in ([q, k, v], [o], [gate, up], [down]))]
+    products = (pack([q, k, v], weights), pack([o], weights), pack_in_turn(gate, up, weights), pack([down], weights))
+    return [*map(_norm, norms), *products]
 
 
 def _norm(norm: nn.Module) -> torch.Tensor:

@@ -13,21 +13,14 @@
  */
 #include <sched.h>
 #include <stdlib.h>
-#include "amx.h"
 #include "attention.h"
 #include "kernels.h"
 #include "pool.h"
+#include "products.h"
 #include "sampling.h"
-#include "tiles.h"
 
-#define TASKS_PER_THREAD 4
-#define CACHED_ROWS 48 /* rows of x that stay in the second-level cache while the weights pass by */
 #define Q_BLOCK 8      /* query tokens a task */
 #define APPENDED_TOKENS 16 /* a task: those of one page mostly, or two threads write to one line of the cache */
-
-static inline long least(long a, long b) { return a < b ? a : b; }
-
-static int amx; /* whether Linux lets this process use its registers */
 
 /* Before anything else is called; threads as for pool_start(). */
 void kernels_start(int threads) {
@@ -37,127 +30,80 @@ void kernels_start(int threads) {
     pool_start(threads);
 }
 
-struct linear {
+/* How products with bfloat16 weights are made: 0 in float32; of x that is rounded to bfloat16, too: 1 in dot products,
+ * 2 in tiles where k is a multiple of 32, else as 1. */
+int bfloat16_products(void) { return DOT_BF16 + amx; }
+
+struct rounding {
     const float *x;
-    const char *w;
-    float *y;
-    long m, k, n, tiles_per_task;
-    int bf16;
-    uint16_t *rounded; /* x in bfloat16, or null */
+    uint16_t *y;
+    long m, k;
 };
 
-static void linear_task(const void *job, long task) {
-    const struct linear *j = job;
-    long tiles = j->n / TILE, begin = task * j->tiles_per_task, end = least(begin + j->tiles_per_task, tiles);
-    long block = j->m <= 2 * CACHED_ROWS ? j->m : CACHED_ROWS;
-    for (long at = 0; at < j->m; at += block)
-        for (long t = begin; t < end; t++) {
-            const char *tile = j->w + t * j->k * TILE * (j->bf16 ? 2 : 4);
-            float *y = j->y + at * j->n + t * TILE;
-            long rows = least(block, j->m - at);
-#if DOT_BF16
-            if (j->rounded) {
-                long two = t + 1 < end;
-                (two ? tile_dot_2 : tile_dot_1)(j->rounded + at * j->k, j->k, tile, j->k, y, j->n, rows);
-                t += two;
-                continue;
-            }
-#endif
-            (j->bf16 ? tile_bf16 : tile_f32)(j->x + at * j->k, j->k, tile, j->k, y, j->n, rows);
-        }
-}
-
-#if AMX
-static void amx_task(const void *job, long task) {
-    const struct linear *j = job;
-    long begin = task * j->tiles_per_task, end = least(begin + j->tiles_per_task, j->n / TILE), tile = j->k * TILE * 2;
-    amx_begin(least(j->m, AMX_ROWS));
-    for (long at = 0; at < j->m; at += AMX_CACHED_ROWS)
-        for (long t = begin; t < end; t += 2)
-            for (long r = at; r < least(at + AMX_CACHED_ROWS, j->m); r += AMX_ROWS) {
-                /* The last rows are a whole block, too: it begins within the one before and writes the same again. */
-                long from = j->m > AMX_ROWS ? least(r, j->m - AMX_ROWS) : r;
-                (t + 1 < end ? amx_block_2 : amx_block_1)(j->rounded + from * j->k, j->k, j->w + t * tile, j->k,
-                                                         j->y + from * j->n + t * TILE, j->n);
-            }
-    amx_end();
-}
-#endif
-
-#if DOT_BF16
 #define ROUNDED_ROWS 16 /* a task */
 
 static void round_task(const void *job, long task) {
-    const struct linear *j = job;
-    long at = task * ROUNDED_ROWS;
-    round_bf16(j->x + at * j->k, j->rounded + at * j->k, least(ROUNDED_ROWS, j->m - at) * j->k);
+    const struct rounding *j = job;
+    long at = task * ROUNDED_ROWS * j->k;
+    put(j->x + at, j->y, at, least(ROUNDED_ROWS * j->k, j->m * j->k - at), 1);
 }
-#endif
-
-/* How linear() multiplies with bfloat16 weights: 0 in float32; x rounded to bfloat16, too: 1 in dot products, 2 in tiles
- * where k is a multiple of 32, else as 1. */
-int bfloat16_products(void) { return DOT_BF16 + amx; }
 
 /* y[m][n] = x[m][k] * W^T; n a multiple of 16, k even. */
 void linear(const float *x, const void *w, float *y, long m, long k, long n, int bf16) {
-    long tiles = n / TILE, wanted = TASKS_PER_THREAD * (pool.workers + 1), each = (tiles + wanted - 1) / wanted;
-    struct linear job = {x, w, y, m, k, n, each, bf16, 0};
-#if DOT_BF16
-    if (bf16 && (job.rounded = malloc(m * k * sizeof *job.rounded))) /* without memory for it: the slower product */
+    uint16_t *rounded = bf16 && DOT_BF16 ? malloc(m * k * sizeof *rounded) : 0; /* without memory for it: the slower product */
+    if (rounded) {
+        struct rounding job = {x, rounded, m, k};
         pool_run(round_task, &job, (m + ROUNDED_ROWS - 1) / ROUNDED_ROWS);
-#endif
-    pool_task run = linear_task;
-#if AMX
-    if (job.rounded && amx && k % AMX_INPUTS == 0) run = amx_task;
-#endif
-    pool_run(run, &job, (tiles + each - 1) / each);
-    free(job.rounded);
+    }
+    struct product job = {rounded ? (const void *)rounded : x, w, y, m, k, n, 0, bf16, rounded != 0, 0};
+    run_product(&job);
+    free(rounded);
+}
+
+/* The same for x that is rounded to bfloat16 already, or not. */
+void multiply_rows(const void *x, int rounded, const void *w, float *y, long m, long k, long n, int bf16) {
+    struct product job = {x, w, y, m, k, n, 0, bf16, rounded, 0};
+    run_product(&job);
+}
+
+/* y[m][n] = silu(x G^T) * x U^T, bfloat16 like x if rounded. w: tiles of G and U in turn. */
+void gated_rows(const void *x, int rounded, const void *w, void *y, long m, long k, long n, int bf16) {
+    struct product job = {x, w, y, m, k, 2 * n, 0, bf16, rounded, 1};
+    run_product(&job);
 }
 
 struct norm {
     const float *added, *weight;
-    float *x, *y;
+    float *x;
+    void *y;
     long m, n, rows_per_task;
     float eps;
+    int rounded;
 };
+
+#define AT_ONCE 64 /* floats */
 
 static void norm_task(const void *job, long task) {
     const struct norm *j = job;
     for (long r = task * j->rows_per_task; r < least((task + 1) * j->rows_per_task, j->m); r++) {
-        float *row = j->x + r * j->n, *y = j->y + r * j->n, sum = 0;
+        float *row = j->x + r * j->n, sum = 0;
         for (long i = 0; j->added && i < j->n; i++) row[i] += j->added[r * j->n + i];
         for (long i = 0; i < j->n; i++) sum += row[i] * row[i];
         float scale = 1.0f / sqrtf(sum / j->n + j->eps);
-        for (long i = 0; i < j->n; i++) y[i] = j->weight[i] * (row[i] * scale);
+        for (long at = 0; at < j->n; at += AT_ONCE) {
+            float made[AT_ONCE];
+            long count = least(AT_ONCE, j->n - at);
+            for (long i = 0; i < count; i++) made[i] = j->weight[at + i] * (row[at + i] * scale);
+            put(made, j->y, r * j->n + at, count, j->rounded);
+        }
     }
 }
 
-/* x += added, unless that is null; y = x / rms(x) * weight, m rows of n. y may be added. */
-void rms_norm(float *x, const float *added, const float *weight, float *y, long m, long n, float eps) {
+/* x += added, unless that is null; y = x / rms(x) * weight, m rows of n, bfloat16 if rounded. */
+void rms_norm(float *x, const float *added, const float *weight, void *y, long m, long n, float eps, int rounded) {
     long rows = 1 + 16384 / n;
-    struct norm job = {added, weight, x, y, m, n, rows, eps};
+    struct norm job = {added, weight, x, y, m, n, rows, eps, rounded};
     pool_run(norm_task, &job, (m + rows - 1) / rows);
-}
-
-struct silu {
-    const float *gate_up;
-    float *y;
-    long m, n, rows_per_task;
-};
-
-static void silu_task(const void *job, long task) {
-    const struct silu *j = job;
-    for (long r = task * j->rows_per_task; r < least((task + 1) * j->rows_per_task, j->m); r++) {
-        const float *gate = j->gate_up + r * 2 * j->n, *up = gate + j->n;
-        for (long i = 0; i < j->n; i++) j->y[r * j->n + i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
-    }
-}
-
-/* y[m][n] = silu(gate) * up for rows [gate n | up n]. */
-void silu_mul(const float *gate_up, float *y, long m, long n) {
-    long rows = 1 + 16384 / n;
-    struct silu job = {gate_up, y, m, n, rows};
-    pool_run(silu_task, &job, (m + rows - 1) / rows);
 }
 
 struct append {
@@ -201,9 +147,10 @@ void rope_append(float *qkv, const float *cos, const float *sin, const int64_t *
 
 struct attention {
     const float *qkv, *keys, *values;
-    float *out;
+    void *out;
     const int32_t *tables, *starts, *contexts, *owner, *begin;
     long width, hq, hk, d, floats_per_task;
+    int rounded;
     struct terms terms;
 };
 
@@ -213,17 +160,18 @@ static void attention_task(const void *job, long task) {
     long count = least(Q_BLOCK, j->starts[s + 1] - at), first = j->contexts[s] - (j->starts[s + 1] - at);
     float *buffer = malloc(j->floats_per_task * sizeof(float));
     if (!buffer) abort(); /* some ten kilobytes: the process is lost anyway */
-    attend_block(j->qkv + at * ldq, ldq, j->out + at * j->hq * j->d, j->hq * j->d, j->keys, j->values,
-                 j->tables + s * j->width, first, count, j->hk, j->d, j->hq / j->hk, task % j->hk, &j->terms, buffer);
+    attend_block(j->qkv + at * ldq, ldq, at_item(j->out, at * j->hq * j->d, j->rounded), j->hq * j->d, j->rounded,
+                 j->keys, j->values, j->tables + s * j->width, first, count, j->hk, j->d, j->hq / j->hk, task % j->hk,
+                 &j->terms, buffer);
     free(buffer);
 }
 
 /* Causal attention of every sequence of a step over its pages. Sequence s owns query tokens starts[s] .. starts[s+1]-1,
  * which are its last ones: contexts[s] counts all its tokens, these included. tables [sequences][width] of page numbers.
- * cap, window 0: none. sinks [hq], or null. Returns 0, or -1 if memory ran out. */
-int paged_attention(const float *qkv, float *out, const float *keys, const float *values, const int32_t *tables,
+ * cap, window 0: none. sinks [hq], or null. out is bfloat16 if rounded. Returns 0, or -1 if memory ran out. */
+int paged_attention(const float *qkv, void *out, const float *keys, const float *values, const int32_t *tables,
                     const int32_t *starts, const int32_t *contexts, long sequences, long width, long hq, long hk, long d,
-                    float scale, long window, float cap, const float *sinks) {
+                    float scale, long window, float cap, const float *sinks, int rounded) {
     long blocks = 0, rows = Q_BLOCK * (hq / hk), count = 0;
     for (long s = 0; s < sequences; s++) blocks += (starts[s + 1] - starts[s] + Q_BLOCK - 1) / Q_BLOCK;
     int32_t *owner = malloc(2 * blocks * sizeof(int32_t)), *begin = owner + blocks;
@@ -234,6 +182,7 @@ int paged_attention(const float *qkv, float *out, const float *keys, const float
         .qkv = qkv, .keys = keys, .values = values, .out = out, .tables = tables, .starts = starts, .contexts = contexts,
         .owner = owner, .begin = begin, .width = width, .hq = hq, .hk = hk, .d = d,
         .terms = {.scale = scale, .cap = cap, .window = window, .sinks = sinks},
+        .rounded = rounded,
         .floats_per_task = rows * (2 * d + SPAN) + 2 * rows,
     };
     pool_run(attention_task, &job, blocks * hk);

@@ -53,6 +53,11 @@ def pack(linears: list[nn.Linear], weights: WeightType) -> torch.Tensor:
     return joined.float().view(outputs // TILE, TILE, inputs).transpose(1, 2).contiguous()
 
 
+def pack_in_turn(gate: nn.Linear, up: nn.Linear, weights: WeightType) -> torch.Tensor:
+    """Two layers of the same shape, a tile of each in turn."""
+    return torch.stack([pack([linear], weights) for linear in (gate, up)], 1).flatten(0, 1)
+
+
 def packable(linear: nn.Module) -> bool:
     """Whether a layer fits the kernels: plain weights, no bias, whole tiles, an even number of inputs."""
     return (

@@ -117,3 +117,17 @@ static void round_bf16(const float *x, uint16_t *y, long n) {
     }
 }
 #endif
+
+/* Item i of an array of bfloat16, if rounded, or float. */
+static inline void *at_item(const void *y, long i, int rounded) { return (char *)y + i * (rounded ? 2 : 4); }
+
+/* x[n] to y[at ..], rounded to bfloat16 or as it is. */
+static inline void put(const float *x, void *y, long at, long n, int rounded) {
+#if DOT_BF16
+    if (rounded) {
+        round_bf16(x, at_item(y, at, 1), n);
+        return;
+    }
+#endif
+    memcpy(at_item(y, at, 0), x, n * sizeof *x);
+}
