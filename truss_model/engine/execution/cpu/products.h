@@ -44,11 +44,16 @@ static void multiply(const struct product *j, long at, long rows, long t, int tw
         (j->bf16 ? tile_bf16 : tile_f32)((const float *)j->x + at * j->k, j->k, w, j->k, sums + i * TILE, lds, rows);
 }
 
+/* Not inlined, n unknown: a loop of so few rounds would be unrolled before it is made one of vectors. */
+static __attribute__((noinline)) void silu(const float *gate, const float *up, float *y, long n) {
+    for (long i = 0; i < n; i++) y[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+}
+
 /* y[rows][TILE], rows apart by ldy, of sums[rows][2 * TILE]. */
 static void gate(const float *sums, void *y, long ldy, long rows, int rounded) {
     for (long r = 0; r < rows; r++, sums += 2 * TILE) {
         float made[TILE];
-        for (long i = 0; i < TILE; i++) made[i] = sums[i] / (1.0f + expf(-sums[i])) * sums[TILE + i];
+        silu(sums, sums + TILE, made, TILE);
         put(made, y, r * ldy, TILE, rounded);
     }
 }
