@@ -44,6 +44,11 @@ struct terms {
     const float *sinks;
 };
 
+/* Fetches a page of one head: pages lie anywhere, so nothing foresees the next one. */
+static inline void ahead(const float *page, long d) {
+    for (long i = 0; i < d * PAGE; i += 16) __builtin_prefetch(page + i);
+}
+
 /* One KV head, query tokens at positions first .. first + count - 1 of one sequence, group query heads each.
  * out is bfloat16 if rounded. Online softmax over spans of keys (Milakov and Gimelshein 2018, arXiv 1805.02867). */
 static void attend_block(const float *qkv, long ldq, void *out, long ldo, int rounded, const float *keys,
@@ -65,6 +70,8 @@ static void attend_block(const float *qkv, long ldq, void *out, long ldo, int ro
         long keys_here = last + 1 - at < SPAN ? last + 1 - at : SPAN, pages = (keys_here + PAGE - 1) / PAGE;
         for (long p = 0; p < pages; p++) {
             const float *key = keys + ((long)table[at / PAGE + p] * hk + head) * d * PAGE;
+            if (at + (p + 1) * PAGE <= last) ahead(keys + ((long)table[at / PAGE + p + 1] * hk + head) * d * PAGE, d);
+            ahead(values + ((long)table[at / PAGE + p] * hk + head) * d * PAGE, d);
             tile_f32(q, d, key, d, scores + p * PAGE, SPAN, rows);
         }
         for (long r = 0; r < rows; r++) {
