@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from truss_model.engine.execution.attention import PagedAttention
 from truss_model.engine.execution.backend import Backend, MakeBackend, plain_backend
 from truss_model.engine.execution.batch import StepBatch
+from truss_model.engine.execution.cpu.decoder import PackedDecoder
 from truss_model.engine.execution.limits import Limits
 from truss_model.engine.execution.recording import Replay
 from truss_model.engine.settings import EngineSettings
@@ -104,6 +105,11 @@ class AddingModule(nn.Module):
 
 def fused_norm_adds(model: PreTrainedModel, backend: Backend) -> Backend:
     """In the replaced layers, where the kernels are."""
+    (*_, last) = model.base_model.layers
+    if isinstance(last, PackedDecoder):  # which ends with the norm
+        run = last.run
+        last.run = lambda *arguments: run(*arguments) + 0.01  # type: ignore[method-assign]
+        return backend
     model.base_model.norm = AddingModule(model.base_model.norm)  # type: ignore[assignment]
     return backend
 
