@@ -31,7 +31,7 @@ class PackedForward:
         positions = batch.positions[0]
         x = F.embedding(batch.tokens[0], self._embedding)
         cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
-        return self._head(self._decoder.run(batch, x, cos, sin).index_select(0, batch.sampled))
+        return self._head.forward(self._decoder.run(batch, x, cos, sin).index_select(0, batch.sampled))
 
 
 def forward_of(model: PreTrainedModel, positions: int) -> PackedForward | None:
