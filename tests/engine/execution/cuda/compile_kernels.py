@@ -15,13 +15,35 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from truss_model.engine.execution.cuda import append, decode, dequantize, elementwise, fp8, prefill, vector
+from truss_model.engine.execution.cuda import (
+    append,
+    decode,
+    dequantize,
+    draw,
+    elementwise,
+    fp8,
+    logprobs,
+    prefill,
+    sampling,
+    scores,
+    vector,
+)
 from truss_model.engine.execution.cuda.attention import LARGE_SHARED_MEMORY
+from truss_model.engine.execution.sampling import MOST_LOGPROBS
+from truss_model.engine.execution.sampling_state import NUMBERS
 
 POINTERS = {"tables": "*i32", "starts": "*i32", "contexts": "*i32", "positions": "*i32", "slots": "*i32",
             "sums": "*fp32", "parts": "*fp32", "scales": "*fp32"}  # fmt: skip
+SAMPLING_POINTERS = {
+    **dict.fromkeys(("numbers", "bias", "scores", "raw_sums", "own", "top"), "*fp32"), "uniform": "*fp64",
+    **dict.fromkeys(("masks", "slots", "contexts", "mask_of", "counts", "near_keys", "near_ids", "seen"), "*i32"),
+    **dict.fromkeys(("ends", "highest", "raw_highest", "sums", "near_shares", "tokens", "top_ids"), "*i64"),
+    **dict.fromkeys(("end_count", "parts"), "i32"),
+}  # fmt: skip
+VOCABULARIES = (32768, 128256)
 FLOATS = {"scale", "eps"}
-UNSPECIALIZED = {"window", "tokens", "table_row"}
+INTEGERS = {"inputs", "tokens", "window"}
+UNSPECIALIZED = {"window", "tokens", "table_row", "end_count", "parts"}
 DECODE = {"HEADS": 32, "GROUP": 4, "QUERIES": 16, "DIM": 128, "PAGE": 16, "BLOCK": 64, "SPLITS": 8, "LEAST": 64}
 NO_TERMS = {"SOFTCAP": 0.0, "SINKS": False}
 TERMS = {"SOFTCAP": 50.0, "SINKS": True}
@@ -30,7 +52,8 @@ WIDENING = {"OUTPUTS": 28672, "BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 128}
 FP8_SINCE = 89  # below, Triton has no such type
 VECTOR = {"OUTPUTS": 4096, "BLOCK_N": 4, "BLOCK_K": 512, "STAGES": 4, "ADD": False, "SCALED": False}
 
-KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any], dict[str, int]]] = {
+Kernel = tuple[Any, dict[str, str], dict[str, Any], dict[str, Any]]
+KERNELS: dict[str, Kernel] = {
     "decode": (
         decode._decode, {"out": "*fp32"}, {**DECODE, **NO_TERMS, "WINDOWED": False}, {"num_warps": 4, "num_stages": 3},
     ),
@@ -59,7 +82,7 @@ KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any], dict[str, int]]] =
 
 
 def build(
-    kernel: Any, types: dict[str, str], constants: dict[str, Any], options: dict[str, int], card: int
+    kernel: Any, types: dict[str, str], constants: dict[str, Any], options: dict[str, Any], card: int
 ) -> dict[str, int]:
     signature, attributes = {}, {}
     for at, name in enumerate(kernel.arg_names):
@@ -69,11 +92,11 @@ def build(
             signature[name] = "fp32"
         else:
             signature[name] = (
-                "i32"
-                if name in {"inputs", "tokens", "window"} or name.endswith(("_row", "_head", "_stride"))
-                else types.get(name) or POINTERS.get(name, "*bf16")
+                types.get(name)
+                or ("i32" if name in INTEGERS or name.endswith(("_row", "_head", "_stride")) else None)
+                or POINTERS.get(name, "*bf16")
             )
-            if name not in UNSPECIALIZED:
+            if name not in UNSPECIALIZED and not kernel.params[at].do_not_specialize_on_alignment:
                 attributes[at,] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     made = triton.compile(source, target=GPUTarget("cuda", card, 32), options=options)
@@ -89,7 +112,7 @@ def build(
     return {"overflow": int(found[1]) + int(found[2]), "shared": made.metadata.shared}
 
 
-def kernels_for(card: int) -> dict[str, tuple[Any, dict[str, str], dict[str, Any], dict[str, int]]]:
+def kernels_for(card: int) -> dict[str, Kernel]:
     queries, keys, warps, stages = prefill.tile((card // 10, card % 10) in LARGE_SHARED_MEMORY, 2, PREFILL["DIM"])
     tile, options = {"BLOCK_M": queries, "BLOCK_N": keys}, {"num_warps": warps, "num_stages": stages}
     made = {
@@ -104,8 +127,24 @@ def kernels_for(card: int) -> dict[str, tuple[Any, dict[str, str], dict[str, Any
         shape = {**PREFILL, **NO_TERMS, "DIM": 256, "BLOCK_M": block_m, "BLOCK_N": block_n, "WINDOWED": True}
         options_ = dict(zip(("num_warps", "num_stages"), chosen, strict=True))
         made[f"prefill, {what}"] = prefill._prefill, {**types, "out": type_}, shape, options_
+    for vocab in VOCABULARIES:
+        made |= {f"{name}, {vocab}": kernel for name, kernel in sampling_kernels(vocab).items()}
     made["prefill, terms"] = prefill._prefill, {}, {**PREFILL, **tile, **TERMS, "WINDOWED": True}, options
     return made
+
+
+def sampling_kernels(vocab: int) -> dict[str, Kernel]:
+    block = sampling.block_for(vocab)
+    shape = {"VOCAB": vocab, "NUMBERS": len(NUMBERS), "BLOCK": block, "PARTS": triton.next_power_of_2(vocab // block)}
+    scored = {"VOCAB": vocab, "WORDS": -(-vocab // 32), "NUMBERS": len(NUMBERS), "BLOCK": block}
+    return {
+        "score": (scores.score, SAMPLING_POINTERS, {**scored, "ALL": True}, {"enable_fp_fusion": False}),
+        "score, draws": (scores.score, SAMPLING_POINTERS, {**scored, "ALL": False}, {"enable_fp_fusion": False}),
+        "measure": (draw.measure, SAMPLING_POINTERS, shape, {}),
+        "gather": (draw.gather, SAMPLING_POINTERS, shape, {}),
+        "choose": (draw.choose, SAMPLING_POINTERS, {**shape, "BLOCK": sampling.NEAR}, {"num_warps": 8}),
+        "logprobs": (logprobs.logprobs, SAMPLING_POINTERS, {**shape, "MOST": MOST_LOGPROBS}, {}),
+    }
 
 
 if __name__ == "__main__":

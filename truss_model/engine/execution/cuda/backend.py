@@ -12,6 +12,8 @@ from truss_model.engine.execution.backend import OWN_LAYERS, Backend, compile_la
 from truss_model.engine.execution.cuda.attention import LEAST_CAPABILITY, GpuProperties, TritonPagedAttention, usable
 from truss_model.engine.execution.cuda.decode import block_for, rows_by_splits
 from truss_model.engine.execution.cuda.replace_layers import fits, replace_layers
+from truss_model.engine.execution.cuda.sampling import TritonSampling
+from truss_model.engine.execution.cuda.sampling_check import CheckedSampling
 from truss_model.engine.execution.cuda.tuning import tune
 from truss_model.engine.execution.device_memory import DeviceMemory, device_memory
 from truss_model.engine.execution.limits import Limits
@@ -53,9 +55,16 @@ def cuda_backend(
     kv.resize(limits.pages)
     layers = "fused" if fused else "compiled" if settings.compile else OWN_LAYERS
     logger.info("CUDA kernels: layers %s", layers)
+    sampling = CheckedSampling(TritonSampling(), model.config.vocab_size, model.dtype, model.device)
+
+    def tune_all() -> None:
+        tune(model)
+        sampling.check()
+
     kv_heads, block = kv.values.shape[2], block_for(kv.values.shape[-1], kv.values.dtype.itemsize)
     return Backend(
-        kv, paged, asynchronous=True, capture=Recorder(), tune=lambda: tune(model), layers=layers, memory=memory,
+        kv, paged, asynchronous=True, capture=Recorder(), tune=tune_all, layers=layers, memory=memory,
+        sample=sampling,
         warm_rows=rows_by_splits(limits.max_rows, kv_heads, card.processors, limits.max_model_len, block),
     )  # fmt: skip
 

@@ -2,7 +2,7 @@
 """Scores -> tokens, without sorting the vocabulary: three kernels, each over the sums that the one before has made.
 
 Rows with top_k or top_p are drawn for in falling order of the scores: of the tokens within some reach of the highest,
-as many as are needed, the one at a position of the cumulated shares is found by bisection.
+as many as are needed, the one at a position of the cumulated shares is found by narrowing the range of its key.
 """
 
 import triton
@@ -12,6 +12,7 @@ from truss_model.engine.execution.cuda.scores import COUNTED, LEAST, TEMPERATURE
 from truss_model.engine.execution.cuda.shares import id_of, ordered, shares_of, unordered, value_of
 
 REACHES = tl.constexpr(8)
+WAYS = tl.constexpr(8)  # parts of a range that one pass tells apart
 SCALE = tl.constexpr(1 - 1e-12)  # as in sampling.py
 
 
@@ -53,7 +54,8 @@ def _position(uniform, whole):
     return (uniform * SCALE * whole.to(tl.float64)).to(tl.int64)
 
 
-@triton.jit(do_not_specialize_on_alignment=["slots", "scores", "highest", "sums", "counts"])
+# Groups of rows begin anywhere: no reason to compile again.
+@triton.jit(do_not_specialize_on_alignment=["slots"])
 def measure(
     scores, highest, numbers, slots, sums, counts,
     VOCAB: tl.constexpr, NUMBERS: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr,
@@ -92,10 +94,7 @@ def _enough(sums, counts, numbers, row, parts, PARTS: tl.constexpr):
     return index, tl.sum(tl.where(here, count, 0), 0), tl.sum(tl.where(here, sum_, 0), 0), whole
 
 
-@triton.jit(
-    do_not_specialize_on_alignment=["slots", "uniform", "scores", "highest", "sums", "counts", "keys", "ids", "shares",
-                                    "tokens"]
-)  # fmt: skip
+@triton.jit(do_not_specialize_on_alignment=["slots", "uniform", "tokens"])
 def gather(
     scores, highest, numbers, slots, uniform, sums, counts, near_keys, near_ids, near_shares, tokens,
     VOCAB: tl.constexpr, NUMBERS: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr,
@@ -133,13 +132,13 @@ def gather(
 
 
 @triton.jit
-def _from(keys, shares, count, key, BLOCK: tl.constexpr):
-    """How many of the tokens have this key or a higher one, and their shares."""
+def _above(keys, shares, count, key, BLOCK: tl.constexpr):
+    """How many of the tokens have a higher key, and their shares."""
     at = tl.arange(0, BLOCK)
     number, sum_ = tl.zeros([BLOCK], tl.int32), tl.zeros([BLOCK], tl.int64)
     for start in range(0, count, BLOCK):
         there = start + at < count
-        high = there & (tl.load(keys + start + at, mask=there, other=0).to(tl.int64) >= key)
+        high = there & (tl.load(keys + start + at, mask=there, other=0).to(tl.int64) > key)
         number += high.to(tl.int32)
         sum_ += tl.load(shares + start + at, mask=high, other=0)
     return tl.sum(number, 0).to(tl.int64), tl.sum(sum_, 0)
@@ -149,15 +148,23 @@ def _from(keys, shares, count, key, BLOCK: tl.constexpr):
 def _find(keys, shares, count, lowest, highest, position, BY_SHARE: tl.constexpr, BLOCK: tl.constexpr):
     """The key of the token at a position of the order, or of the cumulated shares; and the number and the shares of
     those with a higher key. The position is below what all tokens have together; their keys are lowest to highest."""
+    at, way = tl.arange(0, BLOCK), tl.arange(0, WAYS)
     low, high = lowest.to(tl.int64), highest.to(tl.int64) + 1
     while high - low > 1:
-        key = (low + high) >> 1
-        number, sum_ = _from(keys, shares, count, key, BLOCK)
-        if (sum_ if BY_SHARE else number) > position:
-            low = key
-        else:
-            high = key
-    number, sum_ = _from(keys, shares, count, low + 1, BLOCK)
+        step = (high - low + WAYS - 1) // WAYS
+        least = low + step * (way + 1)
+        passed = tl.zeros([WAYS, BLOCK], tl.int64 if BY_SHARE else tl.int32)
+        for start in range(0, count, BLOCK):
+            there = start + at < count
+            key = tl.load(keys + start + at, mask=there, other=0).to(tl.int64)
+            reached = there[None, :] & (key[None, :] >= least[:, None])
+            if BY_SHARE:
+                passed += tl.where(reached, tl.load(shares + start + at, mask=there, other=0)[None, :], 0)
+            else:
+                passed += reached.to(tl.int32)
+        low += step * tl.sum((tl.sum(passed, 1) > position).to(tl.int64), 0)
+        high = tl.minimum(low + step, high)
+    number, sum_ = _above(keys, shares, count, low, BLOCK)
     return low, number, sum_
 
 
@@ -195,17 +202,15 @@ def _token_in_order(top, numbers, uniform, sums, counts, keys, ids, shares, row,
         key, number, sum_ = _find(keys, shares, count, lowest, highest, position, True, BLOCK)
         share = shares_of(top - unordered(key.to(tl.int32)))
         kept = sum_ + ((position - sum_) // share + 1) * share
-    _, sum_ = _from(keys, shares, count, ordered(top + tl.load(numbers + LEAST) + 0.0).to(tl.int64), BLOCK)
+    least = ordered(top + tl.load(numbers + LEAST) + 0.0).to(tl.int64)
+    _, sum_ = _above(keys, shares, count, least - 1, BLOCK)
     position = _position(uniform, tl.minimum(kept, sum_))
     key, number, sum_ = _find(keys, shares, count, lowest, highest, position, True, BLOCK)
     k = (position - sum_) // shares_of(top - unordered(key.to(tl.int32)))
     return _kth(keys, ids, count, key, k, BLOCK)
 
 
-@triton.jit(
-    do_not_specialize_on_alignment=["slots", "uniform", "highest", "sums", "counts", "near_keys", "near_ids",
-                                    "near_shares", "tokens"]
-)  # fmt: skip
+@triton.jit(do_not_specialize=["parts"], do_not_specialize_on_alignment=["slots", "uniform", "tokens"])
 def choose(
     highest, numbers, slots, uniform, sums, counts, near_keys, near_ids, near_shares, tokens, seen,
     parts,

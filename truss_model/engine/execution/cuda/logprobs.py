@@ -8,9 +8,8 @@ from truss_model.engine.execution.cuda.scores import LOGPROBS
 from truss_model.engine.execution.cuda.shares import NO_TOKEN, id_of, ordered, value_of
 
 
-@triton.jit(
-    do_not_specialize_on_alignment=["slots", "raw_highest", "raw_sums", "tokens", "own", "top", "top_ids"]
-)
+# Groups of rows begin anywhere: no reason to compile again.
+@triton.jit(do_not_specialize=["parts"], do_not_specialize_on_alignment=["slots", "tokens", "own", "top", "top_ids"])
 def logprobs(
     logits, numbers, slots, raw_highest, raw_sums, tokens, own, top, top_ids, logits_row, parts,
     VOCAB: tl.constexpr, NUMBERS: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, MOST: tl.constexpr,

@@ -13,7 +13,7 @@ from truss_model.engine.execution.step_fields import StepFields
 
 FEW_PARTS = 64  # that a row's vocabulary is split into, where they do not get too large
 SMALLEST, LARGEST = 1024, 4096
-NEAR = 2048  # tokens of an ordered row that are looked at at a time
+NEAR = 1024  # tokens of an ordered row that are looked at at a time
 
 
 def block_for(vocab: int) -> int:
@@ -64,17 +64,20 @@ class TritonSampling:
         counts = scratch(parts, REACHES.value, dtype=torch.int32)
         slots, contexts, masks = (fields.lines[name][some] for name in ("row", "context", "mask"))
         uniform, numbers = fields.uniform[some], state.numbers
+        warps = 4 if block <= 1024 else 8
         shape = {"VOCAB": vocab, "NUMBERS": len(NUMBERS), "PARTS": triton.next_power_of_2(parts)}
         score[(parts, rows)](
             logits, numbers, state.counts, state.bias, state.masks, state.eos, slots, contexts, masks, scores,
             highest, raw_highest, raw_sums, logits.stride(0), len(state.eos),
             VOCAB=vocab, WORDS=state.masks.shape[1], NUMBERS=len(NUMBERS), BLOCK=block, ALL=choice.own is not None,
-            enable_fp_fusion=False,
+            num_warps=warps, enable_fp_fusion=False,
         )  # fmt: skip
-        measure[(parts, rows)](scores, highest, numbers, slots, sums, counts, BLOCK=block, **shape)
+        measure[(parts, rows)](
+            scores, highest, numbers, slots, sums, counts, BLOCK=block, num_warps=warps, **shape
+        )
         gather[(parts, rows)](
             scores, highest, numbers, slots, uniform, sums, counts, near_keys, near_ids, near_shares, tokens,
-            BLOCK=block, **shape,
+            BLOCK=block, num_warps=warps, **shape,
         )  # fmt: skip
         choose[(rows,)](
             highest, numbers, slots, uniform, sums, counts, near_keys, near_ids, near_shares, tokens, state.counts,

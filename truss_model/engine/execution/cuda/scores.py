@@ -44,10 +44,7 @@ def processed(x, ids, inside, row, slot, numbers, counts, bias, masks, ends, con
 
 
 # Groups of rows begin anywhere: no reason to compile again.
-@triton.jit(
-    do_not_specialize=["end_count"],
-    do_not_specialize_on_alignment=["slots", "contexts", "mask_of", "scores", "highest", "raw_highest", "raw_sums"],
-)
+@triton.jit(do_not_specialize=["end_count"], do_not_specialize_on_alignment=["slots", "contexts", "mask_of"])
 def score(
     logits, numbers, counts, bias, masks, ends, slots, contexts, mask_of, scores, highest, raw_highest, raw_sums,
     logits_row, end_count,

@@ -2,17 +2,25 @@
 """What the sampling kernels compare and add up: scores as integers in their order, and their shares of the whole.
 
 A share is e^(score - highest) as a multiple of 2^-44. Sums of integers are the same in every order, so that a row's
-token depends on neither the number of rows nor that of programs, and all devices find the same one. float64 would do
-the same at a 64th of an A10G's or L4's pace. It is exact enough: a share is within 2^-43 of itself or within 2^-45, and
-so are the ends of the tokens' parts of [0, 1) within 2^-26 of where float64 has them for 2^18 tokens in the worst case,
-2^-36 in fact. A uniform number that falls between the two is what gives another token.
+token depends neither on the other rows nor on the number of programs, and all devices find the same one. float64 is
+done at a 64th of the pace on an A10G or L4, and float32 loses what a sum of 2^17 shares needs. Integers are exact
+enough: each share is off by at most 2^-43 of itself and 2^-45. Of 2^17 tokens the sum of all is off by 2^-28 of the
+highest share at worst, and as errors have both signs by about 2^-36: one of 10^10 uniform numbers falls where float64
+would give the neighbour.
 """
 
 import triton
 import triton.language as tl
 
-MOST_TOKENS = 1 << 18  # of the vocabulary: the sum of all shares has to stay below 2^63
+MOST_TOKENS = (1 << 19) - 1  # of the vocabulary: the sum of all shares has to stay below 2^63
 NO_TOKEN = tl.constexpr(-(1 << 63))
+LOG2_E_HIGH, LOG2_E_LOW = (tl.constexpr(part) for part in divmod(3326628274461080623, 1 << 32))  # log2(e) 2^61
+# 2^-f 2^62 = c9 - (c8 - (c7 - ...) f) f: the polynomial that meets it at the zeros of a Chebyshev polynomial and at 0;
+# to 2^-44 of itself.
+COEFFICIENTS = tl.constexpr((
+    344619392787, 5873255731319, 70123071635335, 710236144278606, 6148975070529943, 44355783162661273,
+    255967521083061002, 1107849223368554335, 3196577161300476459, 4611686018427387904,
+))  # fmt: skip
 
 
 @triton.jit
@@ -47,28 +55,18 @@ def id_of(highest):
 
 
 @triton.jit
-def _times(x, y):
-    """x * y / 2^62, of uint64 up to 2^62, to the last bits: three products of 32 bits each."""
-    middle = (x >> 32) * (y & 0xFFFFFFFF) + (x & 0xFFFFFFFF) * (y >> 32)
-    return (((x >> 32) * (y >> 32)) << 2) + (middle >> 30)
-
-
-@triton.jit
 def shares_of(distance):
-    """float32 >= 0 or infinite, below the highest score -> int64, 2^44 for 0. e^-d = 2^-n 2^-f, 0 <= f < 1."""
-    near = tl.minimum(distance, 32.0)
-    d = (near * 72057594037927936.0).to(tl.int64).to(tl.uint64)  # 2^56
-    binary = _times(d, tl.full([], 3326628274461080623, tl.uint64)) << 1  # log2(e) 2^61
-    n = binary >> 56
-    f = (binary & 0xFFFFFFFFFFFFFF) << 6
-    # 2^-f 2^62; the polynomial that meets it at the zeros of a Chebyshev polynomial and at 0, to 2^-44.
-    p = 5873255731319 - _times(f, tl.full([], 344619392787, tl.uint64))
-    p = 70123071635335 - _times(p, f)
-    p = 710236144278606 - _times(p, f)
-    p = 6148975070529943 - _times(p, f)
-    p = 44355783162661273 - _times(p, f)
-    p = 255967521083061002 - _times(p, f)
-    p = 1107849223368554335 - _times(p, f)
-    p = 3196577161300476459 - _times(p, f)
-    p = 4611686018427387904 - _times(p, f)
+    """float32 >= 0 or infinite, below the highest score -> int64, 2^44 for 0. e^-d = 2^-n 2^-f, 0 <= f < 1.
+
+    Products of uint64 up to 2^62 to their last bits: x * y / 2^62, of three products of 32 bits each.
+    """
+    d = (tl.minimum(distance, 32.0) * 72057594037927936.0).to(tl.int64).to(tl.uint64)  # 2^56
+    middle = (d >> 32) * LOG2_E_LOW + (d & 0xFFFFFFFF) * LOG2_E_HIGH
+    binary = (((d >> 32) * LOG2_E_HIGH) << 3) + (middle >> 29)
+    n, f = binary >> 56, (binary & 0xFFFFFFFFFFFFFF) << 6
+    high, low = f >> 32, f & 0xFFFFFFFF
+    p = tl.zeros_like(f) + COEFFICIENTS[0]
+    for i in tl.static_range(1, 10):
+        middle = (p >> 32) * low + (p & 0xFFFFFFFF) * high
+        p = COEFFICIENTS[i] - (((p >> 32) * high) << 2) - (middle >> 30)
     return (((p >> (n + 17)) + 1) >> 1).to(tl.int64)
