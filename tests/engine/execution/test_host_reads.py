@@ -14,8 +14,10 @@ from transformers import PreTrainedModel
 
 from tests.engine.conftest import make_model
 from tests.engine.execution.faulty_backends import record
+from tests.engine.execution.sampling_step import SamplingStep
 from truss_model.engine.execution.backend import Backend, plain_backend
 from truss_model.engine.execution.batch import to_device
+from truss_model.engine.execution.cuda.sampling import TritonSampling
 from truss_model.engine.execution.limits import Limits
 from truss_model.engine.execution.model_runner import ModelRunner, RunningStep
 from truss_model.engine.execution.prompt_scores import PendingScores
@@ -26,6 +28,9 @@ from truss_model.engine.sampling_params import SamplingParams
 from truss_model.engine.scheduling.row import PENDING, Row
 from truss_model.engine.scheduling.scheduler import Chunk, StepPlan
 from truss_model.engine.settings import EngineSettings
+
+# Triton's interpreter under numpy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")
 
 ROWS = 64
 UPLOADS = {to_device.__code__, upload.__code__}
@@ -120,6 +125,14 @@ def test_no_step_reads_the_device_or_waits_for_an_upload(recorded: bool, prompts
             row.tokens.append(PENDING if row.constraint is None else token)
             assert row.constraint is None or token % 2 == 0
     assert len(replays) == (2 * 3 if recorded else 0)  # a forward and a sampling each
+
+
+def test_sampling_by_the_kernels_reads_nothing_either() -> None:
+    step = SamplingStep(frozenset({2}), 70, sample=TritonSampling(at_once=140, block=32))
+    rows = made_rows(constrained=1)[:3]
+    with NoHostReads():
+        made = step(torch.randn(3, 70), rows)
+    assert made.tokens[0] % 2 == 0
 
 
 def test_scores_of_prompts_wait_for_no_upload() -> None:

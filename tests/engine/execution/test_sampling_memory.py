@@ -1,6 +1,8 @@
 """What drawing takes of a device's memory, all of which the KV cache lacks."""
 
+import functools
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,12 +10,20 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from truss_model.engine.execution.cuda.sampling import TritonSampling
 from truss_model.engine.execution.row_slots import RowSlots
-from truss_model.engine.execution.sampling import torch_sample
+from truss_model.engine.execution.sampling import Sample, torch_sample
 from truss_model.engine.execution.sampling_state import Kind, SamplingState
 from truss_model.engine.execution.step_fields import StepFields
 
+# Triton's interpreter under numpy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")
+
 ROWS, VOCAB = 64, 1024
+SAMPLES: dict[str, Callable[[int], Sample]] = {
+    "torch": lambda at_once: functools.partial(torch_sample, at_once=at_once),
+    "Triton": TritonSampling,
+}
 
 
 class PeakMemory(TorchDispatchMode):
@@ -39,15 +49,16 @@ class PeakMemory(TorchDispatchMode):
         self._held -= size
 
 
+@pytest.mark.parametrize("sample", SAMPLES)
 @pytest.mark.parametrize("kind", [Kind.DRAW, Kind.ALL])
-def test_many_rows_take_the_memory_of_those_that_are_drawn_for_at_once(kind: Kind) -> None:
+def test_many_rows_take_the_memory_of_those_that_are_drawn_for_at_once(kind: Kind, sample: str) -> None:
     fields = StepFields(ROWS, torch.device("cpu"))
     state = SamplingState(RowSlots(ROWS, 1), VOCAB, frozenset({2}), torch.device("cpu"))
     logits = torch.randn(ROWS, VOCAB)
 
     def peak(rows: int) -> int:
         with PeakMemory() as memory:
-            torch_sample(kind, logits[:rows], state, fields, at_once=4 * VOCAB)
+            SAMPLES[sample](4 * VOCAB)(kind, logits[:rows], state, fields)
         return memory.peak
 
     assert peak(4) > 4 * VOCAB * 16

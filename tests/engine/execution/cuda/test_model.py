@@ -25,6 +25,7 @@ from truss_model.engine.execution.backend import Backend
 from truss_model.engine.execution.batch import StepBatch
 from truss_model.engine.execution.cuda.attention import GpuProperties, TritonPagedAttention
 from truss_model.engine.execution.cuda.backend import cuda_backend
+from truss_model.engine.execution.cuda.sampling import TritonSampling
 from truss_model.engine.execution.cuda.layers import FusedDecoderLayer
 from truss_model.engine.execution.cuda.vector import Tiling
 from truss_model.engine.execution.cuda.weights import Head, Weight
@@ -101,7 +102,9 @@ def record(work: Replay) -> Replay:
 
 def on_gpu_path(model: PreTrainedModel, limits: Limits, settings: EngineSettings) -> Backend:
     """Every kernel, the one for single tokens included, and recordings that do their work again, and are counted."""
-    backend = dataclasses.replace(cuda_backend(model, limits, settings, CARD), capture=record)
+    backend = dataclasses.replace(
+        cuda_backend(model, limits, settings, CARD), capture=record, sample=TritonSampling(), tune=lambda: None
+    )
     for weight in weights_of(model):
         weight.tiling = TILING
     return backend

@@ -23,6 +23,7 @@ from transformers import (
 from truss_model.engine.execution.backend import Backend
 from truss_model.engine.execution.cuda.attention import GpuProperties
 from truss_model.engine.execution.cuda.backend import cuda_backend
+from truss_model.engine.execution.cuda.sampling import TritonSampling
 from truss_model.engine.execution.limits import Limits
 from truss_model.engine.execution.model_runner import ModelRunner
 from truss_model.engine.execution.recording import Replay
@@ -105,7 +106,9 @@ def test_everything_a_recording_reads_outlives_it(family: str) -> None:
 
     def on_gpu_path(model: PreTrainedModel, limits: Limits, settings: EngineSettings) -> Backend:
         card = GpuProperties(processors=4, large_shared_memory=False)
-        return dataclasses.replace(cuda_backend(model, limits, settings, card), capture=recorder)
+        return dataclasses.replace(
+            cuda_backend(model, limits, settings, card), capture=recorder, sample=TritonSampling(), tune=lambda: None
+        )
 
     runner = ModelRunner(MODELS[family]().eval(), LIMITS, frozenset(), EngineSettings(), on_gpu_path)
     runner.warm_up()

@@ -72,9 +72,7 @@ class TritonSampling:
             VOCAB=vocab, WORDS=state.masks.shape[1], NUMBERS=len(NUMBERS), BLOCK=block, ALL=choice.own is not None,
             num_warps=warps, enable_fp_fusion=False,
         )  # fmt: skip
-        measure[(parts, rows)](
-            scores, highest, numbers, slots, sums, counts, BLOCK=block, num_warps=warps, **shape
-        )
+        measure[(parts, rows)](scores, highest, numbers, slots, sums, counts, BLOCK=block, num_warps=warps, **shape)
         gather[(parts, rows)](
             scores, highest, numbers, slots, uniform, sums, counts, near_keys, near_ids, near_shares, tokens,
             BLOCK=block, num_warps=warps, **shape,

@@ -50,10 +50,10 @@ class CheckedSampling:
     def __init__(self, kernels: Sample, vocab: int, dtype: torch.dtype, device: torch.device) -> None:
         """vocab, dtype, device: of the logits to come."""
         self._kernels, self._vocab, self._dtype, self._device = kernels, vocab, dtype, device
-        self._sample: Sample = torch_sample
+        self.sample: Sample = torch_sample
 
     def __call__(self, kind: Kind, logits: torch.Tensor, state: SamplingState, fields: StepFields) -> Choice:
-        return self._sample(kind, logits, state, fields)
+        return self.sample(kind, logits, state, fields)
 
     def check(self) -> None:
         """Compare and choose. Raises only what leaves the process without its GPU."""
@@ -67,7 +67,7 @@ class CheckedSampling:
         if difference:
             logger.warning("Sampling by plain torch, as its kernels fail: %s.", difference, exc_info=trace)
             return
-        self._sample = self._kernels
+        self.sample = self._kernels
         logger.info("Sampling by kernels, compared with plain torch in %.1f s.", time.monotonic() - began)
 
 
