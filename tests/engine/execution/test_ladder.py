@@ -16,7 +16,6 @@ from truss_model.engine.execution.backend import Backend, MakeBackend, plain_bac
 from truss_model.engine.execution.cpu.backend import cpu_backend
 from truss_model.engine.execution.cuda.attention import GpuProperties
 from truss_model.engine.execution.cuda.backend import cuda_backend
-from truss_model.engine.execution.cuda.sampling import TritonSampling
 from truss_model.engine.execution.fault_record import FaultRecord
 from truss_model.engine.execution.ladder import StartOptions
 from truss_model.engine.execution.limits import Limits
@@ -56,9 +55,7 @@ def qwen() -> PreTrainedModel:
 def on_gpu_path(model: PreTrainedModel, limits: Limits, settings: EngineSettings) -> Backend:
     """The kernels in Triton's interpreter, and recordings as a CUDA graph makes them."""
     card = GpuProperties(processors=4, large_shared_memory=False)
-    return dataclasses.replace(
-        cuda_backend(model, limits, settings, card), capture=faulty.record, sample=TritonSampling(), tune=lambda: None
-    )
+    return dataclasses.replace(cuda_backend(model, limits, settings, card), capture=faulty.record, tune=lambda: None)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ AT_ONCE = 1 << 22  # logits: drawing takes 60 to 90 bytes for each, twice where 
 @dataclass(slots=True)
 class Choice:
     """tokens: int64 [rows]. Of Kind.ALL: `own`, float32 [rows], the tokens' logprobs, and the most likely ones in
-    falling order, `top` float32 [rows, MOST_LOGPROBS] and `ids` int64; undefined for rows that want none."""
+    falling order, `top` float32 [rows, MOST_LOGPROBS] and `ids` int64; undefined beyond those that a row wants."""
 
     tokens: torch.Tensor
     own: torch.Tensor | None = None

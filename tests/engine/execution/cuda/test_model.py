@@ -25,8 +25,8 @@ from truss_model.engine.execution.backend import Backend
 from truss_model.engine.execution.batch import StepBatch
 from truss_model.engine.execution.cuda.attention import GpuProperties, TritonPagedAttention
 from truss_model.engine.execution.cuda.backend import cuda_backend
-from truss_model.engine.execution.cuda.sampling import TritonSampling
 from truss_model.engine.execution.cuda.layers import FusedDecoderLayer
+from truss_model.engine.execution.cuda.sampling import TritonSampling
 from truss_model.engine.execution.cuda.vector import Tiling
 from truss_model.engine.execution.cuda.weights import Head, Weight
 from truss_model.engine.execution.limits import Limits

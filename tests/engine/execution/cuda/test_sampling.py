@@ -1,4 +1,4 @@
-"""The sampling kernels where random batches do not lead: their integers, dtypes, strides, ties, and no numbers at all."""
+"""The sampling kernels where random batches do not lead: integers, dtypes, strides, ties, and what is no number."""
 
 import random
 

@@ -50,7 +50,7 @@ def _before_top_p(top_p, whole):
 
 @triton.jit
 def _position(uniform, whole):
-    """Below the whole, as the uniform number is below 1. The token there is the first whose cumulated share exceeds it."""
+    """Below the whole, as the uniform number is below 1. The token there is the first whose cumulated share exceeds."""
     return (uniform * SCALE * whole.to(tl.float64)).to(tl.int64)
 
 

@@ -18,7 +18,8 @@ NEAR = 1024  # tokens of an ordered row that are looked at at a time
 
 def block_for(vocab: int) -> int:
     """Logits of a row that a program reads."""
-    return min(LARGEST, max(SMALLEST, triton.next_power_of_2(triton.cdiv(vocab, FEW_PARTS))))
+    block: int = triton.next_power_of_2(triton.cdiv(vocab, FEW_PARTS))
+    return min(LARGEST, max(SMALLEST, block))
 
 
 class TritonSampling:
