@@ -17,6 +17,7 @@ from triton.compiler import ASTSource
 
 from truss_model.engine.execution.cuda import (
     append,
+    choose,
     decode,
     dequantize,
     draw,
@@ -142,7 +143,7 @@ def sampling_kernels(vocab: int) -> dict[str, Kernel]:
         "score, draws": (scores.score, SAMPLING_POINTERS, {**scored, "ALL": False}, {"enable_fp_fusion": False}),
         "measure": (draw.measure, SAMPLING_POINTERS, shape, {}),
         "gather": (draw.gather, SAMPLING_POINTERS, shape, {}),
-        "choose": (draw.choose, SAMPLING_POINTERS, {**shape, "BLOCK": sampling.NEAR}, {"num_warps": 8}),
+        "choose": (choose.choose, SAMPLING_POINTERS, {**shape, "BLOCK": sampling.NEAR}, {"num_warps": 8}),
         "logprobs": (logprobs.logprobs, SAMPLING_POINTERS, {**shape, "MOST": MOST_LOGPROBS}, {}),
     }
 

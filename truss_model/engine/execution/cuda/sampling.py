@@ -3,7 +3,8 @@
 import torch
 import triton
 
-from truss_model.engine.execution.cuda.draw import REACHES, choose, gather, measure
+from truss_model.engine.execution.cuda.choose import choose
+from truss_model.engine.execution.cuda.draw import REACHES, gather, measure
 from truss_model.engine.execution.cuda.logprobs import logprobs
 from truss_model.engine.execution.cuda.scores import score
 from truss_model.engine.execution.cuda.shares import MOST_TOKENS
