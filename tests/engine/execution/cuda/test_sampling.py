@@ -125,6 +125,12 @@ def test_equal_scores_are_taken_by_the_lower_id_first(levels: int) -> None:
     assert len(tokens) == 2
 
 
+def test_what_begins_exactly_at_top_p_is_cut_off() -> None:
+    logits = torch.full((8, VOCAB), float("-inf"))
+    logits[:, [5, 31, 32, 60]] = 1.5
+    assert set(same(logits, [row(SamplingParams(top_p=0.5), seed) for seed in range(8)])) == {5, 31}
+
+
 def test_rows_without_a_finite_highest_score_get_the_first_of_the_highest() -> None:
     logits = torch.zeros(len(WAYS), VOCAB)
     logits[:, 40] = logits[:, 67] = float("inf")
