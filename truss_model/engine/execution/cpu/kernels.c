@@ -5,8 +5,8 @@
  * machine it runs on. Each function is tested against a torch twin. Activations and the KV cache are float32.
  *
  * Packed weights, tiles of 16 outputs: float32 [N/16][K][16]; bfloat16 [N/16][K/2][16][2], so that one 32-bit lane holds
- * two neighbours of K: what AVX512-BF16's dot product takes, for which x is rounded to bfloat16, and elsewhere unpacking is
- * a shift and a mask and products are float32. Sums are float32 everywhere.
+ * two neighbours of K: what AVX512-BF16's dot product and AMX's tiles take, for which x is rounded to bfloat16, and
+ * elsewhere unpacking is a shift and a mask and products are float32. Sums are float32 everywhere.
  *
  * A KV page holds 16 tokens of one layer and one KV head: keys transposed [D][16], values [16][D]. Scores of a page are
  * then the same outer product as a linear tile.
@@ -19,7 +19,9 @@
 #include "products.h"
 #include "sampling.h"
 
-#define Q_BLOCK 8      /* query tokens a task */
+#define ROUNDED_ROWS 16    /* a task */
+#define AT_ONCE 64         /* floats of a norm that are rounded together */
+#define Q_BLOCK 8          /* query tokens a task */
 #define APPENDED_TOKENS 16 /* a task: those of one page mostly, or two threads write to one line of the cache */
 
 /* Before anything else is called; threads as for pool_start(). */
@@ -40,8 +42,6 @@ struct rounding {
     long m, k;
 };
 
-#define ROUNDED_ROWS 16 /* a task */
-
 static void round_task(const void *job, long task) {
     const struct rounding *j = job;
     long at = task * ROUNDED_ROWS * j->k;
@@ -50,8 +50,8 @@ static void round_task(const void *job, long task) {
 
 /* y[m][n] = x[m][k] * W^T; n a multiple of 16, k even. */
 void linear(const float *x, const void *w, float *y, long m, long k, long n, int bf16) {
-    uint16_t *rounded = bf16 && DOT_BF16 ? malloc(m * k * sizeof *rounded) : 0; /* without memory for it: the slower product */
-    if (rounded) {
+    uint16_t *rounded = bf16 && DOT_BF16 ? malloc(m * k * sizeof *rounded) : 0;
+    if (rounded) { /* without memory for it: the slower product */
         struct rounding job = {x, rounded, m, k};
         pool_run(round_task, &job, (m + ROUNDED_ROWS - 1) / ROUNDED_ROWS);
     }
@@ -80,8 +80,6 @@ struct norm {
     float eps;
     int rounded;
 };
-
-#define AT_ONCE 64 /* floats */
 
 static void norm_task(const void *job, long task) {
     const struct norm *j = job;
