@@ -1,6 +1,6 @@
 """The real engine's process over a tiny model, on which the token FATAL has the effect of a fault of the GPU.
 
-It is a fault of what the first rung runs: on the next one the same token does nothing.
+It is a fault of recorded steps with prompts, which only the first rung has: on the next one the token does nothing.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from tests.engine.execution.faulty_backends import recorded
 from truss_model import worker
 from truss_model.built_engine import BuiltEngine
 from truss_model.engine.engine import Engine
+from truss_model.engine.execution.attention import running_batch
 from truss_model.engine.execution.backend import Backend
 from truss_model.engine.execution.fault_record import FaultRecord
 from truss_model.engine.execution.ladder import StartOptions
@@ -28,7 +29,7 @@ SETTINGS = EngineSettings(kv_cache_bytes=32 << 20, max_rows=4)
 
 def backend(model: PreTrainedModel, limits: Limits, settings: EngineSettings) -> Backend:
     def fail(module: object, inputs: tuple[torch.Tensor, ...]) -> None:
-        if settings.cuda_graphs and bool((inputs[0] == FATAL).any()):
+        if bool((inputs[0] == FATAL).any()) and bool((running_batch().contexts == 0).any()):
             raise RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")
 
     model.get_input_embeddings().register_forward_pre_hook(fail)

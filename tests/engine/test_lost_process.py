@@ -60,24 +60,24 @@ async def test_a_fault_of_the_gpu_in_a_step_ends_the_process_and_the_next_one_se
     beside = [engine.submit([3, number], LONG) for number in range(4)]
     for generation in beside:
         await anext(generation.outputs())
-    lost = engine.submit([3, FATAL], SHORT)  # waits for a row
+    lost = engine.submit([FATAL, 3], SHORT)  # waits for a row; its pages hold nothing yet, so that it has a prompt
     for generation in beside[1:]:
         generation.cancel()
     for generation in (lost, beside[0]):
         with pytest.raises((GenerationFailed, EngineUnwell)):
             await asyncio.wait_for(collect(generation), 60)
     await healed(engine)
-    assert [attempt.rung for attempt in engine.attempts] == ["no recordings"]
-    assert len((await collect(engine.submit([3, FATAL], SHORT)))[0].tokens) == 4
+    assert [attempt.rung for attempt in engine.attempts] == ["decode recordings alone"]
+    assert len((await collect(engine.submit([FATAL, 3], SHORT)))[0].tokens) == 4
 
 
 def test_a_fault_of_the_gpu_at_the_start_is_followed_by_a_start_with_less(start: Start, tmp_path: Path) -> None:
-    assert start(scripted.config(tmp_path, "lost", "lost", 100)).max_model_len == 100
+    assert start(scripted.config(tmp_path, "lost", "lost", "lost", 100)).max_model_len == 100
 
 
 def test_a_gpu_that_is_lost_at_every_start_is_told(start: Start, tmp_path: Path) -> None:
     with pytest.raises(GpuLost, match="lost for good"):
-        start(scripted.config(tmp_path, "lost", "lost", "lost for good"))
+        start(scripted.config(tmp_path, "lost", "lost", "lost", "lost for good"))
 
 
 def test_a_process_that_is_killed_while_it_starts_is_told(start: Start, tmp_path: Path) -> None:

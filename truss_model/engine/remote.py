@@ -25,7 +25,7 @@ from truss_model.errors import EngineUnwell, GpuLost
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = (0.0, 1.0, 5.0, 30.0)  # before each attempt to start it again; the last one counts for all later ones
-STARTS = 3  # of processes, each with less than the one before
+STARTS = 4  # of processes, each with less than the one before
 FEW_TOKENS = 8
 LONGEST_REST = 0.02  # seconds; a loop that needs more than half its time would let the socket fill, and seconds pass
 LOOKS = 4  # at a process in the time of a step; a machine that slept meanwhile makes one of them late, not all

@@ -90,6 +90,30 @@ class AddsBesideRecordedPrompts(Around):
         return out + 0.01 if bool((batch.contexts == 0).any()) else out
 
 
+class RaisesBesideRecordedPrompts(Around):
+    """Memory that is not there for steps with prompts in them, where they are recorded or tried for that."""
+
+    def __call__(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, batch: StepBatch,
+                 *others: Any) -> torch.Tensor:  # fmt: skip
+        if bool((batch.contexts == 0).any()):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return self.inner(layer, query, key, value, batch, *others)
+
+
+class FreeMemory:
+    """A GPU's memory of which enough is free. `releases` is told when blocks are given back."""
+
+    def __init__(self, releases: Callable[[], object] = lambda: None) -> None:
+        self.release = releases
+
+    def free(self) -> int:
+        return 1 << 30
+
+    def peak(self, work: Callable[[], object]) -> int:
+        work()
+        return 0
+
+
 def attention(kind: type[Around]) -> Change:
     return lambda model, backend: dataclasses.replace(backend, attention=kind(backend.attention))
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from truss_model.engine.execution.cpu.backend import cpu_backend
 from truss_model.engine.execution.cuda.attention import GpuProperties
 from truss_model.engine.execution.cuda.backend import cuda_backend
 from truss_model.engine.execution.fault_record import FaultRecord
-from truss_model.engine.execution.ladder import StartOptions
+from truss_model.engine.execution.ladder import Ladder, StartOptions
 from truss_model.engine.execution.limits import Limits
+from truss_model.engine.execution.recording import Replay
 from truss_model.engine.settings import EngineSettings
 from truss_model.errors import LoadError
 
@@ -66,7 +68,7 @@ def engines() -> Iterator[list[Engine]]:
         engine.stop()
 
 
-ALL, EAGER, PLAIN = "all kernels", "no recordings", "plain torch"
+ALL, DECODES, EAGER, PLAIN = "all kernels", "decode recordings alone", "no recordings", "plain torch"
 WRONG = {
     "C: an attention that adds 0.01": (qwen, cpu_backend, faulty.attention(faulty.Adding), SETTINGS, [PLAIN]),
     "C: a fused norm that adds 0.01": (windowed, cpu_backend, faulty.fused_norm_adds, SETTINGS, [PLAIN]),
@@ -81,19 +83,29 @@ WRONG = {
     "Triton: layers without a wide window": (
         widely_windowed, on_gpu_path, faulty.layers_without_window, WIDE, [PLAIN],
     ),
-    "torch: a capture that raises": (qwen, recorded, faulty.recorder(faulty.capture_raises), SETTINGS, [EAGER]),
+    "torch: a capture that raises": (
+        qwen, recorded, faulty.recorder(faulty.capture_raises), SETTINGS, [DECODES, EAGER],
+    ),
     "torch: recordings of freed tensors": (
-        qwen, recorded, faulty.attention(faulty.KeepsOneScratch), SETTINGS, [EAGER],
+        qwen, recorded, faulty.attention(faulty.KeepsOneScratch), SETTINGS, [DECODES, EAGER],
     ),
     "torch: recordings of prompts that add 0.01": (
-        qwen, recorded, faulty.attention(faulty.AddsBesideRecordedPrompts), SETTINGS, [EAGER],
+        qwen, recorded, faulty.attention(faulty.AddsBesideRecordedPrompts), SETTINGS, [DECODES],
+    ),
+    "torch: recordings of prompts that raise": (
+        qwen, recorded, faulty.attention(faulty.RaisesBesideRecordedPrompts), SETTINGS, [DECODES],
     ),
     "torch: an attention that adds 0.01, recorded": (
         qwen, recorded, faulty.attention(faulty.Adding), SETTINGS, [PLAIN],
     ),
     "Triton: an attention that adds 0.01": (qwen, on_gpu_path, faulty.attention(faulty.Adding), FEW, [PLAIN]),
     "Triton: a fused norm that adds 0.01": (make_model, on_gpu_path, faulty.fused_norm_adds, FEW, [PLAIN]),
-    "Triton: a capture that raises": (make_model, on_gpu_path, faulty.recorder(faulty.capture_raises), FEW, [EAGER]),
+    "Triton: a capture that raises": (
+        make_model, on_gpu_path, faulty.recorder(faulty.capture_raises), FEW, [DECODES, EAGER],
+    ),
+    "Triton: recordings of prompts that raise": (
+        qwen, on_gpu_path, faulty.attention(faulty.RaisesBesideRecordedPrompts), FEW, [DECODES],
+    ),
     "Triton: an attention that raises": (qwen, on_gpu_path, faulty.attention(faulty.Raising), FEW, [PLAIN]),
 }  # fmt: skip
 
@@ -115,6 +127,54 @@ async def test_the_next_rung_serves(engines: list[Engine], caplog: pytest.LogCap
     assert caplog.records[-1].message.startswith(f"Serving by '{rungs[-1]}'")
     prompt = PROMPT[: settings.max_model_len or 999][:50]
     assert await greedy(engine, prompt, 8) == reference(make_plain(), prompt, 8)
+
+
+@pytest.mark.parametrize("fault", [faulty.AddsBesideRecordedPrompts, faulty.RaisesBesideRecordedPrompts])
+@pytest.mark.parametrize("remembered", [None, DECODES, EAGER])
+def test_each_rung_records_what_its_name_says(
+    tmp_path_factory: pytest.TempPathFactory, fault: type[faulty.Around], remembered: str | None
+) -> None:
+    model = qwen()
+    record = FaultRecord(tmp_path_factory.mktemp("cache"), model, "a card")
+    if remembered is not None:
+        record.remember(remembered, RuntimeError("CUDA error: an illegal memory access was encountered"))
+    make = faulty.changed(recorded, faulty.attention(fault))
+    ladder = Ladder(model, SETTINGS, frozenset(), make, StartOptions(record=record))
+    runner = ladder.climb()
+    assert [attempt.rung for attempt in ladder.attempts] == ([remembered] if remembered else [ALL, DECODES])
+    assert runner.recorded_shapes == []
+    assert runner.recorded_sizes == ([] if remembered == EAGER else [1, 2, 3])
+
+
+def test_what_fails_while_memory_is_measured_costs_no_more_than_a_capture_that_fails(engines: list[Engine]) -> None:
+    settings = EngineSettings(max_rows=3)
+    make = faulty.changed(with_memory(faulty.FreeMemory()), faulty.attention(faulty.RaisesBesideRecordedPrompts))
+    engine = Engine(qwen(), settings, eos_token_ids=frozenset(), make_backend=make)
+    engine.start()
+    engines.append(engine)
+    assert [attempt.rung for attempt in engine.ladder.attempts] == [ALL, DECODES]
+
+
+def test_recordings_that_are_dropped_are_gone_when_others_are_made(engines: list[Engine]) -> None:
+    works, kept = WeakSet[Callable[[], object]](), list[int]()
+
+    def capture(work: Replay) -> Replay:
+        works.add(work)
+        return faulty.record(work)
+
+    memory = faulty.FreeMemory(lambda: kept.append(len(works)))
+    make = faulty.changed(with_memory(memory), faulty.recorder(capture))
+    make = faulty.changed(make, faulty.attention(faulty.AddsBesideRecordedPrompts))
+    engine = Engine(qwen(), SETTINGS, eos_token_ids=frozenset(), make_backend=make)
+    engine.start()
+    engines.append(engine)
+    assert [attempt.rung for attempt in engine.ladder.attempts] == [ALL, DECODES]
+    assert kept == [0]
+    assert works
+
+
+def with_memory(memory: faulty.FreeMemory) -> MakeBackend:
+    return faulty.changed(recorded, lambda model, backend: dataclasses.replace(backend, memory=memory))
 
 
 @pytest.mark.parametrize(
@@ -197,12 +257,15 @@ def test_a_fault_that_ends_the_process_is_remembered_by_the_next(
         return engine
 
     if at_start:
-        with pytest.raises(LoadError, match=r"A fault of the GPU ended this process .* no recordings"):
+        with pytest.raises(LoadError, match=r"A fault of the GPU ended this process .* decode recordings alone"):
+            start(poisoned)
+        with pytest.raises(LoadError, match=r"The next one starts with less: no recordings"):
             start(poisoned)
         with pytest.raises(LoadError, match=r"The next one starts with less: plain torch"):
             start(poisoned)
     else:
         start(recorded).ladder.remember(fault)
-        assert [attempt.rung for attempt in start(recorded).ladder.attempts] == [EAGER]
-        engines[-1].ladder.remember(fault)
+        for rung in (DECODES, EAGER):
+            assert [attempt.rung for attempt in start(recorded).ladder.attempts] == [rung]
+            engines[-1].ladder.remember(fault)
     assert [attempt.rung for attempt in start(poisoned).ladder.attempts] == [PLAIN]

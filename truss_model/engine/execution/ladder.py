@@ -3,7 +3,6 @@
 A rung whose numbers are off, or that raises, gives way to the next; the last one's fault is a LoadError.
 """
 
-import dataclasses
 import gc
 import logging
 import time
@@ -26,7 +25,7 @@ from truss_model.errors import GpuLost, LoadError
 
 logger = logging.getLogger(__name__)
 
-KERNELS, EAGER, PLAIN = RUNGS = ("all kernels", "no recordings", "plain torch")
+KERNELS, DECODES, EAGER, PLAIN = RUNGS = ("all kernels", "decode recordings alone", "no recordings", "plain torch")
 Reload = Callable[[], PreTrainedModel]
 
 
@@ -82,7 +81,7 @@ class Ladder:
                 if runner is None:
                     runner = self._make_runner()
                 else:
-                    runner.drop_recordings()
+                    self._drop_recordings(runner)
                 for reference in references:
                     checks.append(SelfCheck(runner, reference))
                     checks[-1].check_eager()
@@ -101,7 +100,7 @@ class Ladder:
     def remember(self, error: BaseException) -> None:
         """Where a fault ends the process's use of its GPU: the next process begins one rung lower."""
         if self._options.record is not None and poisons(error) and self._rung != PLAIN:
-            self._options.record.remember(RUNGS[RUNGS.index(self._rung) + 1], error)
+            self._options.record.remember(_below(self._rung), error)
 
     def _references(self) -> list[Reference]:
         """The last one is of the model as it is."""
@@ -122,7 +121,7 @@ class Ladder:
         return found
 
     def _make_runner(self) -> ModelRunner:
-        settings, make = self._settings, self._make
+        make = self._make
         if self._rung == PLAIN:
             make = plain_backend
             torch.set_num_threads(self._threads)
@@ -131,21 +130,25 @@ class Ladder:
             gc.collect()  # the pages of a rung before
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-        elif self._rung == EAGER:
-            settings = dataclasses.replace(settings, cuda_graphs=False)
         self._replaced = make is not plain_backend
-        runner = ModelRunner(self.model, self.limits, self._eos, settings, make)
+        runner = ModelRunner(self.model, self.limits, self._eos, self._settings, make)
         self._replaced = runner.layers != OWN_LAYERS
+        self._drop_recordings(runner)
         runner.warm_up()
         return runner
 
+    def _drop_recordings(self, runner: ModelRunner) -> None:
+        """Those that this rung does without."""
+        if self._rung != KERNELS:
+            runner.drop_recordings(keep_decode=self._rung == DECODES)
+
     def _next(self, error: Exception, runner: ModelRunner | None) -> ModelRunner | None:
-        """Go one rung down, or two if recordings are not the fault. runner: one that can go on without them."""
+        """Go one rung down, or to the last if recordings are not the fault. runner: one that can go on with fewer."""
         if poisons(error) and self._rung != PLAIN:
             self.remember(error)
             raise GpuLost(
                 f"A fault of the GPU ended this process ({_first_line(error)}). The next one starts with less: "
-                f"{RUNGS[RUNGS.index(self._rung) + 1]}."
+                f"{_below(self._rung)}."
             ) from error
         if self._rung == PLAIN:
             if isinstance(error, torch.OutOfMemoryError | LoadError):
@@ -154,8 +157,8 @@ class Ladder:
                 f"The engine cannot serve this model of the family {family(self.model)}: "
                 f"{_first_line(error)}. transformers' own forward is what it is compared with."
             ) from error
-        self._rung = EAGER if runner is not None and self._rung == KERNELS else PLAIN
-        return runner if self._rung == EAGER else None
+        self._rung = _below(self._rung) if runner is not None else PLAIN
+        return runner
 
     def _load_again(self) -> None:
         """Give the memory back first: two copies would not fit."""
@@ -201,6 +204,10 @@ def fitting_limits(model: PreTrainedModel, settings: EngineSettings) -> Limits:
             f"The engine cannot serve models of the family {family(model)}: their configuration is of another kind "
             f"({error})."
         ) from error
+
+
+def _below(rung: str) -> str:
+    return RUNGS[RUNGS.index(rung) + 1]
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """Runs steps: packs rows into one forward of the transformers model and samples. Knows plans, not requests."""
 
+import gc
 import logging
 import time
 from collections.abc import Iterator
@@ -91,12 +92,15 @@ class ModelRunner:
         vocab: int = getattr(getattr(model, "lm_head", None), "out_features", model.config.vocab_size)
         self._state = SamplingState(self._slots, vocab, eos_token_ids, self.device)
         self._sampler = Sampler(self._state, self._fields, self._slots.spare)
-        self._graphs: StepGraphs | None = None
-        if self._backend.capture is not None and settings.cuda_graphs:
-            self._graphs = StepGraphs(
-                self.logits, self._choose, self.kv, limits, self._slots, self._fields, self._newest,
-                self._backend.capture,
-            )  # fmt: skip
+        self._graphs = self._make_graphs(mixed=True)
+
+    def _make_graphs(self, *, mixed: bool) -> StepGraphs | None:
+        if self._backend.capture is None or not self._settings.cuda_graphs:
+            return None
+        return StepGraphs(
+            self.logits, self._choose, self.kv, self.limits, self._slots, self._fields, self._newest,
+            self._backend.capture, mixed=mixed,
+        )  # fmt: skip
 
     @property
     def precision(self) -> torch.dtype:
@@ -145,9 +149,15 @@ class ModelRunner:
         if self._graphs is not None:
             self._graphs.capture()
 
-    def drop_recordings(self) -> None:
-        """Run every step eagerly from now on."""
+    def drop_recordings(self, *, keep_decode: bool = False) -> None:
+        """Give their memory back. From now on all steps are eager, or those with prompts, and decode steps are to be
+        recorded anew. Pages that have been counted stay as they are: these steps need less beside them."""
         self._graphs = None
+        gc.collect()
+        if self._backend.memory is not None:
+            self._backend.memory.release()
+        if keep_decode:
+            self._graphs = self._make_graphs(mixed=False)
 
     @contextmanager
     def without_recordings(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """All recordings of a model's steps, and which of them a plan fits. Knows no CUDA."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -35,29 +36,34 @@ class StepGraphs:
         fields: StepFields,
         newest: torch.Tensor,
         capture: Callable[[Replay], Replay],
+        *,
+        mixed: bool,
     ) -> None:
-        """As DecodeGraphs."""
+        """As DecodeGraphs. mixed: record steps with prompts, too."""
         tables = DeviceTables(slots, newest.device)
-        self._mixed = MixedGraphs(forward, kv, limits, slots, tables, newest, capture)
+        self._mixed = MixedGraphs(forward, kv, limits, slots, tables, newest, capture) if mixed else None
         self._decode = DecodeGraphs(forward, sample, kv, limits, slots, tables, fields, newest, capture)
         self.sample = self._decode.sample
         self.ready = False
 
     def capture(self) -> None:
         """The steps that need the most memory first: the others share it."""
-        self._mixed.capture()
+        if self._mixed is not None:
+            self._mixed.capture()
         self._decode.capture()
         self.ready = True
 
     def rehearse(self) -> None:
-        """Do the largest steps that are recorded, unrecorded."""
-        self._mixed.rehearse()
-        self._decode.rehearse()
+        """Do the largest steps that are recorded, unrecorded. What fails here fails in `capture`, which tells it."""
+        for graphs in (self._mixed, self._decode):
+            if graphs is not None:
+                with suppress(Exception):
+                    graphs.rehearse()
 
     @property
     def kept_rows(self) -> int:
         """Rows of logits that all recordings together keep."""
-        return self._mixed.kept_rows + self._decode.kept_rows
+        return self._decode.kept_rows + (0 if self._mixed is None else self._mixed.kept_rows)
 
     @property
     def decode_sizes(self) -> list[int]:
@@ -65,7 +71,7 @@ class StepGraphs:
 
     @property
     def mixed_shapes(self) -> list[MixedShape]:
-        return self._mixed.shapes
+        return [] if self._mixed is None else self._mixed.shapes
 
     def feed(
         self, plan: StepPlan, places: dict[int, int], slots: npt.NDArray[np.int64]
@@ -77,8 +83,9 @@ class StepGraphs:
         if self._decode.fits(plan):
             self._decode.feed(plan, places, slots)
             return partial(self._decode.forward, len(plan.chunks))
-        shape = self._mixed.shape_for(plan)
-        if shape is None:
+        mixed = self._mixed
+        shape = mixed.shape_for(plan) if mixed is not None else None
+        if mixed is None or shape is None:
             return None
-        self._mixed.feed(shape, plan, places, slots)
-        return partial(self._mixed.forward, shape, sum(chunk.samples for chunk in plan.chunks))
+        mixed.feed(shape, plan, places, slots)
+        return partial(mixed.forward, shape, sum(chunk.samples for chunk in plan.chunks))

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from transformers import PreTrainedModel
@@ -70,17 +71,20 @@ def cuda_backend(
 
 
 class Recorder:
-    """Captures CUDA graphs that share their memory, as only one of them runs at a time."""
+    """Captures CUDA graphs that share their memory, as only one of them runs at a time.
+
+    Later ones do not share that of graphs that are gone: torch refuses a pool that was given back, in part or whole.
+    """
 
     def __init__(self) -> None:
-        self._pool: Any = None
+        self._graphs = WeakSet[torch.cuda.CUDAGraph]()
 
     def __call__(self, work: Callable[[], object]) -> Callable[[], object]:
         work()  # kernels are compiled and libraries initialised outside of the recording
         torch.cuda.synchronize()
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
+        pool: Any = next((graph.pool() for graph in self._graphs), None) or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             work()
+        self._graphs.add(graph)
         return graph.replay
