@@ -36,7 +36,7 @@ def test_a_card_without_room_for_a_page_is_told_what_would_make_some() -> None:
     with pytest.raises(LoadError) as error:
         measured_limits(model, chosen, 0.9, memory, [lambda: None], 0, sizes.append)
     assert error.value.message == (
-        "No memory is left for the KV cache: 1.5 GB are free after loading, and steps need up to 1.6 GB. Set "
+        "No memory is left for the KV cache: 1.5 GB are free after loading, and steps need up to 1.7 GB. Set "
         "model_metadata.engine.max_rows or token_budget lower, quantization to int8, or choose a larger accelerator "
         "under resources in config.yaml."
     )

@@ -14,7 +14,7 @@ from truss_model.errors import LoadError
 CPU_KV_FLOOR, CPU_KV_CEILING = 1 << 30, 4 << 30  # bytes; more a CPU cannot read in bearable time per step
 CPU_TOKEN_BUDGET, CUDA_TOKEN_BUDGET = 256, 2048
 CPU_ROWS, CUDA_ROWS = 64, 256
-UNSEEN = 384 << 20  # bytes on a GPU beside torch's blocks: recordings in the driver, libraries, what blocks round up to
+UNSEEN = 512 << 20  # bytes on a GPU beside torch's blocks: recordings in the driver, libraries, what blocks round up to
 LONG_PREFILL_STEPS = 4  # a prompt that fills so many steps by itself is long
 
 logger = logging.getLogger(__name__)
