@@ -128,7 +128,8 @@ class ModelRunner:
 
         On a GPU the largest steps are run too: their kernels are compiled, and the KV cache gets what they leave free.
         """
-        self.step(StepPlan([Chunk(_throw_away_row([0], SamplingParams(temperature=0.0)), 0, 1, samples=True)]))
+        for samples in (True, False):  # as of a prompt that goes on in the next step
+            self.step(StepPlan([Chunk(_throw_away_row([0], SamplingParams(temperature=0.0)), 0, 1, samples)]))
         self._backend.tune()
         for rows in self._backend.warm_rows:
             decoding = [_throw_away_row([0], SamplingParams(temperature=0.0)) for _ in range(rows)]

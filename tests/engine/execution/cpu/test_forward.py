@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from tests.engine.execution.cpu.steps import scattered, step
 from truss_model.engine.execution.attention import PagedKV
 from truss_model.engine.execution.cpu.forward import forward_of
+from truss_model.engine.execution.cpu.layers import WeightType
 from truss_model.engine.execution.cpu.replace_layers import replace_layers
 from truss_model.engine.execution.model_support import use_pages
 
@@ -29,9 +30,9 @@ class ScaledLlama(LlamaForCausalLM):
     """Stands for a family that builds on Llama and does something to what comes out of the head."""
 
 
-def packed(library: ctypes.CDLL, model: PreTrainedModel) -> PreTrainedModel:
+def packed(library: ctypes.CDLL, model: PreTrainedModel, weights: WeightType = "float32") -> PreTrainedModel:
     kv = PagedKV(model.config, 8, 16, torch.float32, torch.device("cpu"))
-    replace_layers(library, model, kv, "float32")
+    replace_layers(library, model, kv, weights)
     use_pages(model)
     return model
 
@@ -55,6 +56,17 @@ def test_logits_are_transformers(library: ctypes.CDLL, model: type[PreTrainedMod
     first, second = (plain(input_ids=part).logits[0] for part in batch.tokens.split([20, 7], 1))
     expected = torch.stack([first[3], first[19], second[6]])
     torch.testing.assert_close(forward(batch), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+@torch.inference_mode()
+def test_a_step_in_which_no_row_samples_has_no_logits(library: ctypes.CDLL, weights: WeightType) -> None:
+    """A chunk of a long prompt, alone."""
+    forward = forward_of(packed(library, LlamaForCausalLM(LlamaConfig(**SMALL)).eval(), weights), 64)
+    assert forward is not None
+    batch = step(scattered(1, 2), [(20, 20)])
+    batch.sampled = torch.tensor([], dtype=torch.int64)
+    assert forward(batch).shape == (0, 64)
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,8 @@ static inline void ahead(const float *page, long d) {
 /* One KV head, query tokens at positions first .. first + count - 1 of one sequence, group query heads each.
  * out is bfloat16 if rounded. Online softmax over spans of keys (Milakov and Gimelshein 2018, arXiv 1805.02867). */
 static void attend_block(const float *qkv, long ldq, void *out, long ldo, int rounded, const float *keys,
-                         const float *values, const int32_t *table, long first, long count, long hk, long d, long group, long head,
-                         const struct terms *terms, float *buffer) {
+                         const float *values, const int32_t *table, long first, long count, long hk, long d,
+                         long group, long head, const struct terms *terms, float *buffer) {
     const long window = terms->window;
     const float cap = terms->cap;
     long rows = count * group, last = first + count - 1;

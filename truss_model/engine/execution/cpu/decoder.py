@@ -1,6 +1,6 @@
 """All layers of a Llama-family model and its last norm as one module that makes one C call a step.
 
-Same arithmetic as transformers' own modules, over packed weights; the model's forward stays and finds this one layer.
+Same arithmetic as transformers' own modules, over packed weights. A model's own forward finds this one layer.
 """
 
 import ctypes
@@ -46,8 +46,8 @@ class _Step(ctypes.Structure):
 
 
 class PackedDecoder(nn.Module):
-    """The decoder layers over the pages, and the norm behind them. All but the products' weights is float32, which a
-    product may round before it multiplies."""
+    """The decoder layers over the pages, and the norm behind them. All but the products' weights is float32; what goes
+    into a product is rounded where those are of bfloat16."""
 
     def __init__(self, library: ctypes.CDLL, layers: nn.ModuleList, norm: nn.Module, kv: PagedKV, weights: WeightType):
         """Take the layers out of `layers` one by one, so that each original is free once it is packed."""

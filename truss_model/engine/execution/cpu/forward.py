@@ -19,7 +19,7 @@ class PackedForward:
     """Embedding, rotary table, layers, head."""
 
     def __init__(self, model: PreTrainedModel, positions: int) -> None:
-        """model: one that replace_layers has changed. No token's position is above `positions`."""
+        """model: one that replace_layers has changed. Every token's position is below `positions`."""
         base = model.base_model
         self._embedding = cast(nn.Embedding, base.embed_tokens).weight.detach()
         self._cos, self._sin = rotary_table(cast(nn.Module, base.rotary_emb), positions, self._embedding)

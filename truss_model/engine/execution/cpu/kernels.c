@@ -2,7 +2,8 @@
  * sampling.
  *
  * Plain C with GCC/Clang vector extensions, so that one source serves AVX2, AVX-512 and NEON; built by build.py for the
- * machine it runs on. Each function is tested against a torch twin. Activations and the KV cache are float32.
+ * machine it runs on. Each function is tested against a torch twin. Activations and the KV cache are float32,
+ * but for what a product takes where products are of bfloat16.
  *
  * Packed weights, tiles of 16 outputs: float32 [N/16][K][16]; bfloat16 [N/16][K/2][16][2], so that one 32-bit lane holds
  * two neighbours of K: what AVX512-BF16's dot product and AMX's tiles take, for which x is rounded to bfloat16, and
@@ -135,8 +136,8 @@ static void append_task(const void *job, long task) {
     }
 }
 
-/* Rotates q and k of qkv [t][(hq + 2 hk) * d] in place, unless cos is null, and puts k and v of token i into slot slots[i] of the pages.
- * keys [pages][hk][d][16], values [pages][hk][16][d]; slot = page * 16 + offset; cos, sin [t][d]. */
+/* Rotates q and k of qkv [t][(hq + 2 hk) * d] in place, unless cos is null, and puts k and v of token i into slot
+ * slots[i] of the pages. keys [pages][hk][d][16], values [pages][hk][16][d]; slot = page * 16 + offset; cos, sin [t][d]. */
 void rope_append(float *qkv, const float *cos, const float *sin, const int64_t *slots, float *keys, float *values,
                  long t, long hq, long hk, long d) {
     struct append job = {qkv, keys, values, cos, sin, slots, t, hq, hk, d};

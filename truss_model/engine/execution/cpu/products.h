@@ -88,6 +88,7 @@ static void product_task(const void *job, long task) {
 }
 
 static void run_product(struct product *j) {
+    if (j->m == 0) return; /* the head of a step in which no row samples */
     long tiles = j->n / TILE, wanted = TASKS_PER_THREAD * (pool.workers + 1);
     j->tiles_per_task = (tiles + 2 * wanted - 1) / (2 * wanted) * 2; /* two share what is loaded of x */
     pool_run(product_task, j, (tiles + j->tiles_per_task - 1) / j->tiles_per_task);
