@@ -15,9 +15,12 @@ from transformers import PreTrainedModel
 from truss_model.engine.execution.attention import forward_over
 from truss_model.engine.execution.backend import MakeBackend
 from truss_model.engine.execution.batch import StepBatch, pack, to_device
+from truss_model.engine.execution.decode_graphs import DecodeGraphs
 from truss_model.engine.execution.device import make_backend
+from truss_model.engine.execution.device_tables import DeviceTables
 from truss_model.engine.execution.limits import Limits, measured_limits
 from truss_model.engine.execution.mixed_fields import MixedShape
+from truss_model.engine.execution.mixed_graphs import MixedGraphs
 from truss_model.engine.execution.model_support import use_pages
 from truss_model.engine.execution.prompt_scores import PendingScores
 from truss_model.engine.execution.row_slots import RowSlots
@@ -97,10 +100,10 @@ class ModelRunner:
     def _make_graphs(self, *, mixed: bool) -> StepGraphs | None:
         if self._backend.capture is None or not self._settings.cuda_graphs:
             return None
-        return StepGraphs(
-            self.logits, self._choose, self.kv, self.limits, self._slots, self._fields, self._newest,
-            self._backend.capture, mixed=mixed,
-        )  # fmt: skip
+        capture, tables = self._backend.capture, DeviceTables(self._slots, self.device)
+        shared = self.kv, self.limits, self._slots, tables
+        decode = DecodeGraphs(self.logits, self._choose, *shared, self._fields, self._newest, capture)
+        return StepGraphs(decode, MixedGraphs(self.logits, *shared, self._newest, capture) if mixed else None)
 
     @property
     def precision(self) -> torch.dtype:

@@ -8,42 +8,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from truss_model.engine.execution.attention import PagedKV
-from truss_model.engine.execution.batch import StepBatch
 from truss_model.engine.execution.decode_graphs import DecodeGraphs
-from truss_model.engine.execution.device_tables import DeviceTables
-from truss_model.engine.execution.limits import Limits
 from truss_model.engine.execution.mixed_fields import MixedShape
 from truss_model.engine.execution.mixed_graphs import MixedGraphs
-from truss_model.engine.execution.recording import Replay
-from truss_model.engine.execution.row_slots import RowSlots
-from truss_model.engine.execution.sampling import Choice
-from truss_model.engine.execution.sampling_state import Kind
-from truss_model.engine.execution.step_fields import StepFields
 from truss_model.engine.scheduling.scheduler import StepPlan
 
 
 class StepGraphs:
     """`ready` once they are captured; `sample` and `feed` are for then."""
 
-    def __init__(
-        self,
-        forward: Callable[[StepBatch], torch.Tensor],
-        sample: Callable[[Kind, torch.Tensor], Choice],
-        kv: PagedKV,
-        limits: Limits,
-        slots: RowSlots,
-        fields: StepFields,
-        newest: torch.Tensor,
-        capture: Callable[[Replay], Replay],
-        *,
-        mixed: bool,
-    ) -> None:
-        """As DecodeGraphs. mixed: record steps with prompts, too."""
-        tables = DeviceTables(slots, newest.device)
-        self._mixed = MixedGraphs(forward, kv, limits, slots, tables, newest, capture) if mixed else None
-        self._decode = DecodeGraphs(forward, sample, kv, limits, slots, tables, fields, newest, capture)
-        self.sample = self._decode.sample
+    def __init__(self, decode: DecodeGraphs, mixed: MixedGraphs | None) -> None:
+        """Over the same tables and `newest`. mixed: None if steps with prompts are not to be recorded."""
+        self._decode, self._mixed = decode, mixed
+        self.sample = decode.sample
         self.ready = False
 
     def capture(self) -> None:

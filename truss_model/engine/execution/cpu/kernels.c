@@ -56,8 +56,7 @@ void linear(const float *x, const void *w, float *y, long m, long k, long n, int
         struct rounding job = {x, rounded, m, k};
         pool_run(round_task, &job, (m + ROUNDED_ROWS - 1) / ROUNDED_ROWS);
     }
-    struct product job = {rounded ? (const void *)rounded : x, w, y, m, k, n, 0, bf16, rounded != 0, 0};
-    run_product(&job);
+    multiply_rows(rounded ? (const void *)rounded : x, rounded != 0, w, y, m, k, n, bf16);
     free(rounded);
 }
 

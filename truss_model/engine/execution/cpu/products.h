@@ -26,7 +26,8 @@ static int in_tiles(const struct product *j) { return AMX && amx && j->rounded &
 
 /* sums[rows][TILE or 2 * TILE] of tile t, and the next one if two. */
 static void multiply(const struct product *j, long at, long rows, long t, int two, float *sums, long lds) {
-    const char *w = j->w + t * j->k * TILE * (j->bf16 ? 2 : 4);
+    long tile = j->k * TILE * (j->bf16 ? 2 : 4);
+    const char *w = j->w + t * tile;
     if (j->rounded) {
 #if DOT_BF16
         const uint16_t *x = (const uint16_t *)j->x + at * j->k;
@@ -40,7 +41,7 @@ static void multiply(const struct product *j, long at, long rows, long t, int tw
 #endif
         return;
     }
-    for (int i = 0; i <= two; i++, w += j->k * TILE * (j->bf16 ? 2 : 4))
+    for (int i = 0; i <= two; i++, w += tile)
         (j->bf16 ? tile_bf16 : tile_f32)((const float *)j->x + at * j->k, j->k, w, j->k, sums + i * TILE, lds, rows);
 }
 

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from truss_model.engine.execution.cuda.scores import LOGPROBS
-from truss_model.engine.execution.cuda.shares import NO_TOKEN, id_of, ordered, value_of
+from truss_model.engine.execution.cuda.shares import NO_TOKEN, id_of, ranked, value_of
 
 
 # Groups of rows begin anywhere: no reason to compile again.
@@ -35,6 +35,6 @@ def logprobs(
             ids = block * BLOCK + at
             inside = ids < VOCAB
             x = tl.load(line + ids, mask=inside, other=float("-inf")).to(tl.float32)
-            each = (ordered(x + 0.0).to(tl.int64) << 32) | (0x7FFFFFFF - ids)
+            each = ranked(x, ids)
             following = tl.max(tl.where(inside & (each < best), each, NO_TOKEN), 0)
             high = tl.where(part == block, following, high)

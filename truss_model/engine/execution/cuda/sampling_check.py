@@ -21,7 +21,6 @@ from truss_model.engine.scheduling.row import Row
 logger = logging.getLogger(__name__)
 
 EOS = frozenset({2, 5})
-ROUNDS = 2
 DRAWS = (
     SamplingParams(temperature=0.0),
     SamplingParams(),
@@ -97,7 +96,7 @@ def _difference(sample: Sample, vocab: int, dtype: torch.dtype, device: torch.de
     slots = RowSlots(len(rows), 1)
     state, fields = SamplingState(slots, vocab, EOS, device), StepFields(len(rows), device)
     sampler = Sampler(state, fields, slots.spare)
-    for spread in (4.0, 1.0)[:ROUNDS]:
+    for spread in (4.0, 1.0):
         for some in (rows[: len(DRAWS)], rows):
             logits = torch.randn(len(some), vocab, generator=generator, device=device).mul_(spread).to(dtype)
             logits[1::8] = 1.0  # all equal

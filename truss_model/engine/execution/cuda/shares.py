@@ -38,10 +38,15 @@ def unordered(key):
 
 
 @triton.jit
+def ranked(x, ids):
+    """One int64 for each, the larger the higher x is and, of equal ones, the lower the id."""
+    return (ordered(x + 0.0).to(tl.int64) << 32) | (0x7FFFFFFF - ids).to(tl.int64)
+
+
+@triton.jit
 def first_of_highest(x, ids, inside):
-    """One int64 for the highest of a block and, of equal ones, the lowest id: the larger, the more so."""
-    key = ordered(x + 0.0).to(tl.int64)
-    return tl.max(tl.where(inside, (key << 32) | (0x7FFFFFFF - ids).to(tl.int64), NO_TOKEN), 0)
+    """The first in rank of a block."""
+    return tl.max(tl.where(inside, ranked(x, ids), NO_TOKEN), 0)
 
 
 @triton.jit
