@@ -5,8 +5,9 @@ import ctypes
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from tests.engine.conftest import SMALL, VOCAB, make_model
 from tests.engine.execution.cpu.steps import scattered, step
 from truss_model.engine.execution.attention import PagedKV
 from truss_model.engine.execution.cpu.forward import forward_of
@@ -14,15 +15,6 @@ from truss_model.engine.execution.cpu.layers import WeightType
 from truss_model.engine.execution.cpu.replace_layers import replace_layers
 from truss_model.engine.execution.model_support import use_pages
 
-SMALL = {
-    "vocab_size": 64,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-}
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
 
 
@@ -37,21 +29,14 @@ def packed(library: ctypes.CDLL, model: PreTrainedModel, weights: WeightType = "
     return model
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        lambda: MistralForCausalLM(MistralConfig(**SMALL, head_dim=16, sliding_window=5)),
-        lambda: LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=True)),
-    ],
-    ids=["mistral", "llama, tied"],
-)
+@pytest.mark.parametrize(("family", "window"), [("mistral", 5), ("llama", None)], ids=["mistral", "llama, tied"])
 @torch.inference_mode()
-def test_logits_are_transformers(library: ctypes.CDLL, model: type[PreTrainedModel]) -> None:
-    plain = model().eval()
+def test_logits_are_transformers(library: ctypes.CDLL, family: str, window: int | None) -> None:
+    plain = make_model(window, family)
     forward = forward_of(packed(library, copy.deepcopy(plain)), 64)
     assert forward is not None
     batch = step(scattered(2, 2), [(20, 20), (7, 7)])
-    batch.tokens = torch.randint(0, 64, (1, 27))
+    batch.tokens = torch.randint(0, VOCAB, (1, 27))
     batch.sampled = torch.tensor([3, 19, 26])
     first, second = (plain(input_ids=part).logits[0] for part in batch.tokens.split([20, 7], 1))
     expected = torch.stack([first[3], first[19], second[6]])
@@ -62,11 +47,11 @@ def test_logits_are_transformers(library: ctypes.CDLL, model: type[PreTrainedMod
 @torch.inference_mode()
 def test_a_step_in_which_no_row_samples_has_no_logits(library: ctypes.CDLL, weights: WeightType) -> None:
     """A chunk of a long prompt, alone."""
-    forward = forward_of(packed(library, LlamaForCausalLM(LlamaConfig(**SMALL)).eval(), weights), 64)
+    forward = forward_of(packed(library, make_model(), weights), 64)
     assert forward is not None
     batch = step(scattered(1, 2), [(20, 20)])
     batch.sampled = torch.tensor([], dtype=torch.int64)
-    assert forward(batch).shape == (0, 64)
+    assert forward(batch).shape == (0, VOCAB)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ SAMPLING_POINTERS = {
     **dict.fromkeys(("ends", "highest", "raw_highest", "sums", "near_shares", "tokens", "top_ids"), "*i64"),
     **dict.fromkeys(("end_count", "parts"), "i32"),
 }  # fmt: skip
-VOCABULARIES = (32768, 128256)
+VOCABULARIES = (32768, 128256, 262144)
 FLOATS = {"scale", "eps"}
 INTEGERS = {"inputs", "tokens", "window"}
 UNSPECIALIZED = {"window", "tokens", "table_row", "end_count", "parts"}
@@ -136,13 +136,20 @@ def kernels_for(card: int) -> dict[str, Kernel]:
 
 def sampling_kernels(vocab: int) -> dict[str, Kernel]:
     block = sampling.block_for(vocab)
-    shape = {"VOCAB": vocab, "NUMBERS": len(NUMBERS), "BLOCK": block, "PARTS": triton.next_power_of_2(vocab // block)}
+    shape = {
+        "VOCAB": vocab,
+        "NUMBERS": len(NUMBERS),
+        "BLOCK": block,
+        "PARTS": triton.next_power_of_2(-(-vocab // block)),
+    }
     scored = {"VOCAB": vocab, "WORDS": -(-vocab // 32), "NUMBERS": len(NUMBERS), "BLOCK": block}
+    warps = {"num_warps": sampling.warps_for(block)}
+    exact = {**warps, "enable_fp_fusion": False}
     return {
-        "score": (scores.score, SAMPLING_POINTERS, {**scored, "ALL": True}, {"enable_fp_fusion": False}),
-        "score, draws": (scores.score, SAMPLING_POINTERS, {**scored, "ALL": False}, {"enable_fp_fusion": False}),
-        "measure": (draw.measure, SAMPLING_POINTERS, shape, {}),
-        "gather": (draw.gather, SAMPLING_POINTERS, shape, {}),
+        "score": (scores.score, SAMPLING_POINTERS, {**scored, "ALL": True}, exact),
+        "score, draws": (scores.score, SAMPLING_POINTERS, {**scored, "ALL": False}, exact),
+        "measure": (draw.measure, SAMPLING_POINTERS, shape, warps),
+        "gather": (draw.gather, SAMPLING_POINTERS, shape, warps),
         "choose": (choose.choose, SAMPLING_POINTERS, {**shape, "BLOCK": sampling.NEAR}, {"num_warps": 8}),
         "logprobs": (logprobs.logprobs, SAMPLING_POINTERS, {**shape, "MOST": MOST_LOGPROBS}, {}),
     }

@@ -1,7 +1,9 @@
 """Sampling kernels that go wrong on a device, each in one way: torch_sample stays, and all other kernels with it."""
 
 import dataclasses
+import gc
 import logging
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -144,3 +146,20 @@ def test_the_memory_of_a_step_is_measured_with_the_sampling_that_is_used_after()
 
     ModelRunner(model(), LIMITS, frozenset(), EngineSettings(), backend).warm_up()
     assert seen == [(Kind.ALL, 2)]
+
+
+def test_kernels_that_raise_leave_no_memory_behind() -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def raising(kind: Kind, choice: Choice, state: SamplingState) -> None:
+        held.append(weakref.ref(state.counts))
+        raises(kind, choice, state)
+
+    gc.disable()
+    logging.disable(logging.WARNING)  # pytest keeps every record, and with it the error's frames
+    try:
+        checked(kernels(raising))
+        assert [reference() for reference in held] == [None]
+    finally:
+        logging.disable(logging.NOTSET)
+        gc.enable()

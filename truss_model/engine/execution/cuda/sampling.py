@@ -23,6 +23,11 @@ def block_for(vocab: int) -> int:
     return min(LARGEST, max(SMALLEST, block))
 
 
+def warps_for(block: int) -> int:
+    """Of a program that reads a block."""
+    return 4 if block <= 1024 else 8
+
+
 class TritonSampling:
     """A Sample. Rows are drawn for in groups of at most at_once logits, for each of which it takes 20 bytes."""
 
@@ -66,7 +71,7 @@ class TritonSampling:
         counts = scratch(parts, REACHES.value, dtype=torch.int32)
         slots, contexts, masks = (fields.lines[name][some] for name in ("row", "context", "mask"))
         uniform, numbers = fields.uniform[some], state.numbers
-        warps = 4 if block <= 1024 else 8
+        warps = warps_for(block)
         shape = {"VOCAB": vocab, "NUMBERS": len(NUMBERS), "PARTS": triton.next_power_of_2(parts)}
         score[(parts, rows)](
             logits, numbers, state.counts, state.bias, state.masks, state.eos, slots, contexts, masks, scores,

@@ -56,15 +56,17 @@ class CheckedSampling:
 
     def check(self) -> None:
         """Compare and choose. Raises only what leaves the process without its GPU."""
-        began, trace = time.monotonic(), None
+        began = time.monotonic()
         try:
             difference = _difference(self._kernels, self._vocab, self._dtype, self._device)
-        except Exception as error:
+        except Exception as error:  # not kept: its frames hold memory that is about to be measured
             if poisons(error):
                 raise
-            difference, trace = f"{type(error).__name__}: {error}".partition("\n")[0], error
+            what = f"{type(error).__name__}: {error}".partition("\n")[0]
+            logger.warning("Sampling by plain torch, as its kernels fail: %s.", what, exc_info=True)
+            return
         if difference:
-            logger.warning("Sampling by plain torch, as its kernels fail: %s.", difference, exc_info=trace)
+            logger.warning("Sampling by plain torch, as its kernels fail: %s.", difference)
             return
         self.sample = self._kernels
         logger.info("Sampling by kernels, compared with plain torch in %.1f s.", time.monotonic() - began)
