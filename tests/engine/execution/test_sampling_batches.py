@@ -135,6 +135,81 @@ def test_every_token_is_the_one_that_the_definitions_give(sample: str, group: in
                 assert row.accept(token) is None
 
 
+@pytest.mark.parametrize("sample", ["torch", "C"])
+def test_vocabularies_of_several_blocks(sample: str) -> None:
+    rng = random.Random(2)
+    for _ in range(30):
+        vocab = rng.randrange(500, 2049)
+        step = SamplingStep(EOS, vocab, rows=8, sample=SAMPLES[sample]())
+        rows = [made_row(rng, vocab) for _ in range(8)]
+        for _ in range(4):
+            check(step, made_logits(rng, 8, vocab), rows)
+            for row, token in zip(rows, step.tokens, strict=True):
+                row.tokens.append(token)
+                assert row.accept(token) is None
+
+
+def shares(logits: torch.Tensor) -> npt.NDArray[np.float64]:
+    """The differences are rounded to float32, as in the definition."""
+    return np.exp((logits - logits.max()).double().numpy())
+
+
+class Uniform(random.Random):
+    """Gives one number."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self._number = number
+
+    def random(self) -> float:
+        return self._number
+
+
+@pytest.mark.parametrize("sample", ["torch", "C"])
+@pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(top_k=2000), SamplingParams(top_p=0.9999)])
+def test_a_number_beside_a_bound_gets_the_token_of_its_side(sample: str, params: SamplingParams) -> None:
+    """Float32 cannot tell these sides, the definition's float64 can."""
+    vocab, rng = 2048, random.Random(3)
+    step = SamplingStep(EOS, vocab, sample=SAMPLES[sample]())
+    for logits in torch.randn(20, vocab, generator=torch.Generator().manual_seed(3)) * 2:
+        ids = np.arange(vocab) if params == SamplingParams() else np.argsort(-logits.numpy(), kind="stable")
+        upto = shares(logits)[ids].cumsum()
+        if params.top_p < 1:
+            kept = upto[: np.searchsorted(upto, np.float32(params.top_p) * np.float64(upto[-1])) + 1]
+        else:
+            kept = upto[: params.top_k or None]
+        at = rng.randrange(len(kept) // 2)
+        wanted, rows = [], list[Row]()
+        for side in (-1, 1):
+            row = Row(Generation(1, 1, lambda *_: None), 0, [1], 1, params, 0)
+            row.random = Uniform(kept[at] / kept[-1] * (1 + side * 1e-10))
+            rows.append(row)
+            wanted.append(int(ids[at + (side > 0)]))
+        assert step(logits.expand(2, -1), rows).tokens == wanted
+
+
+@pytest.mark.parametrize("sample", ["torch", "C"])
+def test_a_top_p_beside_a_bound_cuts_on_its_side(sample: str) -> None:
+    vocab, rng = 2048, random.Random(4)
+    step = SamplingStep(EOS, vocab, sample=SAMPLES[sample]())
+    for logits in torch.randn(300, vocab, generator=torch.Generator().manual_seed(5)) * 2:
+        order = np.argsort(-logits.numpy(), kind="stable")
+        upto = shares(logits)[order].cumsum()
+        top_p = float(np.float32(upto[rng.randrange(100, 600)] / upto[-1]))
+        row = Row(Generation(1, 1, lambda *_: None), 0, [1], 1, SamplingParams(top_p=top_p), 0)
+        row.random = Uniform(1 - 2**-53)  # the last token that is kept
+        assert step(logits[None], [row]).tokens == [int(order[np.searchsorted(upto, top_p * upto[-1])])]
+
+
+def test_what_is_known_of_the_rows_of_one_runner_is_not_taken_for_those_of_another() -> None:
+    rng, kernel = random.Random(6), kernel_sample()
+    for token in (7, 9):
+        params = SamplingParams(temperature=0.0, logit_bias={token: 100.0})
+        row = Row(Generation(1, 1, lambda *_: None), 0, [1], 1, params, 0)
+        step = SamplingStep(EOS, 40, sample=kernel)
+        assert step(made_logits(rng, 1, 40), [row]).tokens == [token]
+
+
 def test_more_rows_than_slots_in_all_take_turns() -> None:
     rng = random.Random(1)
     step = SamplingStep(EOS, 40, rows=3)

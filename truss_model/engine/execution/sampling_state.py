@@ -55,7 +55,8 @@ class SamplingState:
     the end may come; logprobs -1: none; counted, biased: 1 if the row has penalties, logit_bias. counts: int32 [slots,
     vocab], how often a token was generated, IN_PROMPT more if the prompt has it; kept for counted rows. bias: float32
     [slots, vocab], kept for biased rows. masks: int32 [slots, ceil(vocab/32)], of the constrained rows of a step, bit
-    i%32 of word i//32 allows token i. eos: int64 [E].
+    i%32 of word i//32 allows token i. eos: int64 [E]. tenancies: int64 [slots], on the host: RowSlots' of the rows that
+    the slots describe.
     """
 
     def __init__(self, slots: RowSlots, vocab: int, eos_token_ids: frozenset[int], device: torch.device) -> None:
@@ -70,12 +71,12 @@ class SamplingState:
         self.kinds: npt.NDArray[np.int8] = np.zeros(rows, np.int8)
         self.draws: npt.NDArray[np.bool_] = np.zeros(rows, np.bool_)
         self._slots = slots
-        self._tenancies = np.full(rows, -1, np.int64)
+        self.tenancies = np.full(rows, -1, np.int64)
         self._write([slots.spare], [_numbers(SamplingParams(temperature=0.0), 0, constrained=False)])
 
     def enter(self, rows: Sequence[Row], slots: npt.NDArray[np.int64]) -> None:
         """Write the slots of rows that have come since the last step. All their tokens must be known."""
-        new = np.flatnonzero(self._tenancies[slots] != self._slots.tenancies[slots]).tolist()
+        new = np.flatnonzero(self.tenancies[slots] != self._slots.tenancies[slots]).tolist()
         if not new:
             return
         arrived = {int(slots[i]): rows[i] for i in new}
@@ -91,7 +92,7 @@ class SamplingState:
                 bias = np.zeros(self.vocab, np.float32)
                 bias[list(row.params.logit_bias)] = list(row.params.logit_bias.values())
                 upload(bias, self.bias[slot])
-            self._tenancies[slot] = self._slots.tenancies[slot]
+            self.tenancies[slot] = self._slots.tenancies[slot]
 
     def _write(self, slots: list[int], numbers: list[list[float]]) -> None:
         index = to_device(np.array(slots, np.int64), self.device)

@@ -36,7 +36,7 @@ SIGNATURES: dict[str, tuple[object, ...]] = {
     "rope_append": (_pointer,) * 6 + (_long,) * 4,
     "paged_attention": (_pointer,) * 7 + (_long,) * 5 + (_float, _long, _float, _pointer, _int),
     "decode": (_pointer,) * 4,
-    "sample": (_pointer,) * 14 + (_long,) * 5,
+    "sample": (_pointer,) * 17 + (_long,) * 5,
 }
 
 

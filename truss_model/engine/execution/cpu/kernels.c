@@ -193,9 +193,10 @@ struct sampling {
     int32_t *counts;
     const int32_t *slots, *contexts, *mask_of;
     const uint32_t *masks;
-    const int64_t *ends;
+    uint32_t *changed;
+    const int64_t *ends, *tenancies;
     const double *uniform;
-    int64_t *tokens, *ids;
+    int64_t *known, *tokens, *ids;
     float *own, *top;
     long vocab, fields, end_count, most;
 };
@@ -210,24 +211,26 @@ static void sampling_task(const void *job, long i) {
     struct sampled_row row = {
         .logits = j->logits + i * j->vocab, .numbers = j->numbers + slot * j->fields, .counts = j->counts + slot * j->vocab,
         .bias = j->bias + slot * j->vocab, .mask = j->mask_of[i] < 0 ? 0 : j->masks + j->mask_of[i] * words,
-        .ends = j->ends, .uniform = j->uniform[i], .vocab = j->vocab, .context = j->contexts[i],
-        .end_count = j->end_count, .own = j->own + i, .top = j->top + i * j->most, .ids = j->ids + i * j->most,
+        .ends = j->ends, .changed = j->changed + slot * words, .known = j->known + slot, .tenancy = j->tenancies[slot],
+        .uniform = j->uniform[i], .vocab = j->vocab, .context = j->contexts[i], .end_count = j->end_count, .own = j->own + i, .top = j->top + i * j->most, .ids = j->ids + i * j->most,
         .most = j->most,
     };
     j->tokens[i] = sample_row(&row);
 }
 
-/* The tokens [rows] for logits [rows][vocab]; by slot: numbers [..][fields], counts, bias [..][vocab]; of rows: slots,
+/* The tokens [rows] for logits [rows][vocab]; by slot: numbers [..][fields], counts, bias [..][vocab], the number of its
+ * tenancy, and what is kept of one tenancy from step to step, known and changed [..][ceil(vocab / 32)]; of rows: slots,
  * contexts, mask_of (index in masks [..][ceil(vocab / 32)], -1: none), uniform. own [rows], top and ids [rows][most]: of
  * rows that want log probabilities. numbers null: the most likely tokens; nothing else is read. */
 void sample(const float *logits, const float *numbers, int32_t *counts, const float *bias, const uint32_t *masks,
-            const int64_t *ends, const int32_t *slots, const int32_t *contexts, const int32_t *mask_of,
-            const double *uniform, int64_t *tokens, float *own, float *top, int64_t *ids, long rows, long vocab,
-            long fields, long end_count, long most) {
+            const int64_t *ends, const int64_t *tenancies, int64_t *known, uint32_t *changed, const int32_t *slots,
+            const int32_t *contexts, const int32_t *mask_of, const double *uniform, int64_t *tokens, float *own,
+            float *top, int64_t *ids, long rows, long vocab, long fields, long end_count, long most) {
     struct sampling job = {
         .logits = logits, .numbers = numbers, .bias = bias, .counts = counts, .slots = slots, .contexts = contexts,
-        .mask_of = mask_of, .masks = masks, .ends = ends, .uniform = uniform, .tokens = tokens, .ids = ids, .own = own,
-        .top = top, .vocab = vocab, .fields = fields, .end_count = end_count, .most = most,
+        .mask_of = mask_of, .masks = masks, .ends = ends, .tenancies = tenancies, .known = known, .changed = changed,
+        .uniform = uniform, .tokens = tokens, .ids = ids, .own = own, .top = top, .vocab = vocab, .fields = fields,
+        .end_count = end_count, .most = most,
     };
     pool_run(sampling_task, &job, rows);
 }

@@ -2,23 +2,38 @@
 #pragma once
 #include <math.h>
 #include <stdint.h>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
-#define LANES 16
+/* Bytes of a register: of wider vectors some compilers compare lane by lane. */
+#if defined(__AVX512F__)
+#define WIDTH 64
+#elif defined(__AVX2__)
+#define WIDTH 32
+#else
+#define WIDTH 16
+#endif
+#define LANES (WIDTH / 4)
+#define HALF (LANES / 2)
 
-typedef float vf __attribute__((vector_size(64), aligned(4)));
-typedef int32_t vi __attribute__((vector_size(64), aligned(4)));
-typedef int64_t vq __attribute__((vector_size(16)));
-typedef float vh __attribute__((vector_size(32), aligned(4)));
-typedef double vd __attribute__((vector_size(64), aligned(8)));
-typedef int64_t vl __attribute__((vector_size(64), aligned(8)));
+typedef float vf __attribute__((vector_size(WIDTH), aligned(4)));
+typedef int32_t vi __attribute__((vector_size(WIDTH), aligned(4)));
+typedef float vh __attribute__((vector_size(WIDTH / 2), aligned(4)));
+typedef double vd __attribute__((vector_size(WIDTH), aligned(8)));
+typedef int64_t vl __attribute__((vector_size(WIDTH), aligned(8)));
 
-static inline int any(vi bits) {
-    union {
-        vi all;
-        vq quarters[4];
-    } of = {bits};
-    vq joined = (of.quarters[0] | of.quarters[1]) | (of.quarters[2] | of.quarters[3]);
-    return (joined[0] | joined[1]) != 0;
+/* A bit for each lane; lanes are 0 or -1. */
+static inline uint32_t lanes_of(vi lanes) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)lanes, (__m512i)lanes);
+#elif defined(__AVX2__)
+    return _mm256_movemask_ps((__m256)lanes);
+#else
+    uint32_t bits = 0;
+    for (int l = 0; l < LANES; l++) bits |= (uint32_t)(lanes[l] & 1) << l;
+    return bits;
+#endif
 }
 
 /* e^x for x <= 0 to the last bits of a double, 0 below -700. 2^k e^r with |r| <= log(2) / 2, e^r by its series. */
@@ -65,8 +80,16 @@ static inline vd share(const float *scores, float highest) {
     return exp_double(__builtin_convertvector(*(const vh *)scores - highest, vd));
 }
 
-static inline double total8(vd sum) {
-    return ((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]));
+static inline double double_total(vd sum) {
+    double total = 0;
+    for (int l = 0; l < HALF; l++) total += sum[l];
+    return total;
+}
+
+static inline double float_total(vf sum) {
+    double total = 0;
+    for (int l = 0; l < LANES; l++) total += sum[l];
+    return total;
 }
 
 static float highest_of(const float *x, long n) {
@@ -91,7 +114,7 @@ int64_t most_likely(const float *x, long n) {
     float best = highest_of(x, n);
     long i = 0;
     for (; i + LANES <= n; i += LANES)
-        if (any(*(const vf *)(x + i) == best)) break;
+        if (lanes_of(*(const vf *)(x + i) == best)) break;
     for (; i < n; i++)
         if (x[i] == best) return i;
     return 0;

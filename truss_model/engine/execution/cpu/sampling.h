@@ -13,6 +13,8 @@ struct sampled_row {
     const float *bias;    /* [vocab] */
     const uint32_t *mask; /* a bit a token, or null */
     const int64_t *ends;  /* end_count tokens that end an answer */
+    uint32_t *changed;    /* a bit for each token that has a count or a bias, of the tenancy that is known */
+    int64_t *known, tenancy;
     double uniform;
     long vocab, context, end_count;
     float *own, *top; /* the token's log probability; `most` of the likeliest in falling order, and their tokens */
