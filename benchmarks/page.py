@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from benchmarks.figures import medians, quantile
 from benchmarks.report import Report, say, table
 from bridge_adapter.server.app import create_app
-from tests.browser.actions import ask, finished
+from tests.browser.actions import ask, finished, go_to
 from tests.browser.conftest import CHROMIUM, FLAGS, adapter_settings
 from tests.browser.scripted_truss import ScriptedTruss, ServerThread, text
 
@@ -62,7 +62,7 @@ def site(words: list[str]) -> Iterator[str]:
 def streamed(browser: Browser, url: str, name: str) -> dict[str, float]:
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page: Page = context.new_page()
-    page.goto(url + "/")
+    go_to(page, url + "/")
     if name == "probabilities":
         page.get_by_role("button", name="Probabilities").click()
     finished(ask(page, "hello"))

@@ -6,6 +6,21 @@ if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
 
+def go_to(page: "Page", url: str) -> None:
+    """Goes to the page, and waits until it can be used."""
+    page.goto(url)
+    _usable(page)
+
+
+def reload(page: "Page") -> None:
+    page.reload()
+    _usable(page)
+
+
+def _usable(page: "Page") -> None:
+    page.locator("body:not([inert])").wait_for(state="attached")
+
+
 def ask(page: "Page", text: str) -> "Locator":
     """Sends a message and returns the newest answer, which may still be growing."""
     before = page.locator(".message.assistant").count()

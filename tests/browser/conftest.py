@@ -10,6 +10,7 @@ import pytest
 
 from bridge_adapter.server.app import create_app
 from bridge_adapter.settings import AdapterSettings, ModelEntry, Observe, Server
+from tests.browser.actions import go_to
 from tests.browser.scripted_truss import ScriptedTruss, ServerThread
 
 # Without the extra `browser` the modules of this folder cannot be imported, and without the marker none is run.
@@ -106,7 +107,7 @@ def open_page(browser: "Browser") -> "Iterator[Any]":
         page.on("pageerror", lambda error: watch.faults.append(str(error)))
         page.on("request", watch.request)
         opened.append((page, watch))
-        page.goto(url + "/")
+        go_to(page, url + "/")
         return page, watch
 
     yield open_page

@@ -12,7 +12,7 @@ from scripts.assemble import assemble
 from scripts.process import free_port
 from scripts.serve import REPOSITORY
 from scripts.stack import start_truss, truss_url, wait_truss
-from tests.browser.actions import ask, finished, open_settings
+from tests.browser.actions import ask, finished, go_to, open_settings
 from tests.browser.conftest import CHROMIUM, FLAGS
 from tests.browser.scripted_truss import ServerThread
 
@@ -44,7 +44,7 @@ def photograph(url: str) -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1180, "height": 1060})
         page.set_default_timeout(120_000)
-        page.goto(url)
+        go_to(page, url)
         converse(page)
         page.screenshot(path=PICTURE)
         browser.close()

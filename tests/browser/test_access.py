@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.actions import ask, finished, open_settings
+from tests.browser.actions import ask, finished, open_settings, reload
 from tests.browser.conftest import Watch
 from tests.browser.scripted_truss import ScriptedTruss, text, tool_call
 
@@ -121,6 +121,6 @@ def test_the_colours_can_be_chosen(page: Page, watch: Watch) -> None:
     page.get_by_role("button", name="Colours: light").click()
     dark = page.evaluate(ground)
     assert light != dark
-    page.reload()
+    reload(page)
     expect(page.get_by_role("button", name="Colours: dark")).to_be_visible()
     assert page.evaluate(ground) == dark

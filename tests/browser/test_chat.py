@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.actions import ask, behind, facts, finished, open_settings
+from tests.browser.actions import ask, behind, facts, finished, open_settings, reload
 from tests.browser.scripted_truss import ScriptedTruss, text
 
 pytestmark = pytest.mark.browser
@@ -50,7 +50,7 @@ def test_who_sends_before_the_models_are_known_is_answered(page: Page, truss: Sc
     held: list[Route] = []
     page.route("**/v1/models", lambda route: held.append(route))
     with page.expect_request("**/v1/models"):
-        page.reload()
+        reload(page)
     field = page.get_by_role("textbox", name="Message")
     field.fill("early")
     page.keyboard.press("Enter")

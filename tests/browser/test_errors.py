@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from bridge_adapter.server.app import create_app
 from bridge_adapter.settings import ClientKey, Keys
-from tests.browser.actions import ask, facts, finished, open_settings
+from tests.browser.actions import ask, facts, finished, go_to, open_settings, reload
 from tests.browser.conftest import Watch, adapter_settings
 from tests.browser.scripted_truss import ScriptedTruss, ServerThread, text
 
@@ -79,7 +79,7 @@ def test_a_broken_stream_says_so_and_keeps_what_came(page: Page, truss: Scripted
     expect(answer.locator(".markdown")).to_have_text("This came.")
     expect(answer.get_by_role("alert")).to_be_visible()
     assert facts(answer)["finish"] == "broken off"
-    page.reload()
+    reload(page)
     kept = page.locator(".message.assistant")
     expect(kept.locator(".markdown")).to_have_text("This came.")
     expect(kept.get_by_role("alert")).to_be_visible()
@@ -116,7 +116,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_alone(open_page: Any, locked_sit
     assert KEY in page.evaluate("JSON.stringify({...sessionStorage})")
     assert KEY not in page.evaluate("JSON.stringify({...localStorage})")
     other = page.context.new_page()
-    other.goto(locked_site)
+    go_to(other, locked_site)
     expect(other.get_by_role("dialog", name="API key")).to_be_visible()
 
 

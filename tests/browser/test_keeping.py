@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
-from tests.browser.actions import ask, finished, stored
+from tests.browser.actions import ask, finished, reload, stored
 from tests.browser.scripted_truss import ScriptedTruss, text
 
 pytestmark = pytest.mark.browser
@@ -26,7 +26,7 @@ def exported(page: Page, button: str, folder: Path) -> Path:
 def test_a_reload_keeps_the_conversation(page: Page) -> None:
     finished(ask(page, "remember me"))
     finished(ask(page, "and me"))
-    page.reload()
+    reload(page)
     expect(page.locator(SHOWN)).to_have_text(["remember me", "remember me", "and me", "and me"])
     expect(page.get_by_role("navigation").get_by_role("button", name="remember me", exact=True)).to_be_visible()
 
@@ -35,7 +35,7 @@ def test_a_reload_half_way_keeps_what_was_asked(page: Page, truss: ScriptedTruss
     truss.answer("half", [text("Some."), truss.gate()])
     answer = ask(page, "half")
     expect(answer.locator(".markdown")).to_have_text("Some.")
-    page.reload()
+    reload(page)
     expect(page.locator(".message.user .text")).to_have_text("half")
     expect(page.locator("[data-fact=finish] dd")).to_have_text("stopped by you")
 
@@ -51,7 +51,7 @@ def test_an_export_imported_elsewhere_is_the_same(page: Page, truss: ScriptedTru
     file = exported(page, "Export", tmp_path)
     assert json.loads(file.read_text())["conversations"] == before
     page.evaluate("indexedDB.deleteDatabase('truss-openai-bridge')")
-    page.reload()
+    reload(page)
     expect(page.locator(".message")).to_have_count(0)
     page.get_by_label("File to import").set_input_files(file)
     expect(page.locator(".message.assistant .markdown")).to_have_text("Yes.")
@@ -89,6 +89,46 @@ def test_a_file_that_is_none_is_refused(page: Page, tmp_path: Path, content: str
     assert stored(page) == []
 
 
+def test_a_file_refused_before_the_models_are_known_stays_refused(page: Page, tmp_path: Path) -> None:
+    held: list[Route] = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    with page.expect_request("**/v1/models"):
+        reload(page)
+    file = tmp_path / "file.json"
+    file.write_text("{")
+    page.get_by_label("File to import").set_input_files(file)
+    expect(page.get_by_role("alert")).to_contain_text("The file is not JSON.")
+    with page.expect_response("**/v1/models"):
+        held[0].continue_()
+    expect(page.get_by_role("combobox", name="Model")).to_have_value("scripted")
+    finished(ask(page, "hello"))
+    expect(page.get_by_role("alert")).to_contain_text("The file is not JSON.")
+
+
+def test_a_page_that_does_not_listen_yet_takes_nothing(page: Page) -> None:
+    page.context.add_init_script(
+        """IDBFactory.prototype.open = new Proxy(IDBFactory.prototype.open, {
+            apply(open, factory, given) {
+                const request = Reflect.apply(open, factory, given), late = { result: null };
+                const opened = new Promise((resolve) => (window.letOpen = resolve));
+                request.onsuccess = async () => {
+                    await opened;
+                    late.result = request.result;
+                    late.onsuccess();
+                };
+                return late;
+            },
+        });"""
+    )
+    page.reload()
+    expect(page.locator("body")).to_have_attribute("inert", "")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement === document.body")
+    page.evaluate("window.letOpen()")
+    expect(page.locator("body")).not_to_have_attribute("inert", "")
+    expect(page.get_by_role("textbox", name="Message")).to_be_focused()
+
+
 def test_conversations_can_be_renamed_and_deleted(page: Page) -> None:
     finished(ask(page, "old name"))
     page.get_by_role("button", name="Rename old name").click()
@@ -118,7 +158,7 @@ def test_a_browser_that_keeps_nothing_is_said_to(open_page: Any, site: str) -> N
     page.context.add_init_script(
         "Object.defineProperty(window, 'indexedDB', { value: { open() { throw Error('no'); } } })"
     )
-    page.reload()
+    reload(page)
     expect(page.get_by_role("alert")).to_contain_text("This browser keeps no conversations: no")
     expect(finished(ask(page, "still here")).locator(".markdown")).to_have_text("still here")
 

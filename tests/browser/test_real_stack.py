@@ -18,7 +18,7 @@ from scripts.assemble import assemble
 from scripts.process import free_port
 from scripts.serve import REPOSITORY
 from scripts.stack import start_truss, truss_url, wait_truss
-from tests.browser.actions import ask, facts, finished, open_settings, stored
+from tests.browser.actions import ask, facts, finished, open_settings, reload, stored
 from tests.browser.conftest import Watch
 from tests.browser.scripted_truss import ServerThread
 
@@ -107,7 +107,7 @@ def test_it_answers_and_streams(page: Page) -> None:
     )
     finished(ask(page, "Tell me a long story of a bridge."))
     assert len({length for length in page.evaluate("window.lengths") if length}) > 3
-    page.reload()
+    reload(page)
     expect(page.locator(".message.assistant").first.locator(".markdown")).to_contain_text("Paris")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.actions import ask, behind, finished, open_settings
+from tests.browser.actions import ask, behind, finished, open_settings, reload
 from tests.browser.conftest import Watch
 from tests.browser.scripted_truss import ScriptedTruss, text, tool_call
 
@@ -117,7 +117,7 @@ def test_a_page_framed_by_another_stays_empty(page: Page, watch: Watch, site: st
 def test_no_key_reaches_the_export(open_page: Any, site: str) -> None:
     page, _ = open_page(site)
     page.evaluate("sessionStorage.setItem('truss-openai-bridge/key', 'a secret key')")
-    page.reload()
+    reload(page)
     answer = finished(ask(page, "hello"))
     with page.expect_download() as download:
         page.get_by_role("button", name="Export", exact=True).click()

@@ -23,6 +23,7 @@ class Page {
   preferences = new Preferences(localStorage);
   #api = new Api(document.baseURI, new Keys($("key")));
   #library;
+  #notices = new Map();
   #askingModels = false;
   #sendWhenKnown = false;
 
@@ -41,9 +42,10 @@ class Page {
     this.settingsDrawer = new Drawer($("settings"), $("settings-toggle"));
     this.#listen();
     this.#draw();
+    document.body.inert = false;
     this.composer.focus();
+    if (unkept) this.#notice("library", unkept);
     await this.#offerModels();
-    if (unkept) this.#notice(unkept);
   }
 
   // A browser may refuse to keep anything; the page works without, and says so.
@@ -166,9 +168,9 @@ class Page {
       for (const record of records) await this.#library.put(record);
       this.conversations = [...records.map((record) => new Conversation(record)), ...this.conversations];
       this.#openFirst();
-      $("notice").replaceChildren();
+      this.#forget("import");
     } catch (error) {
-      this.#notice(error);
+      this.#notice("import", error);
     }
   }
 
@@ -188,7 +190,7 @@ class Page {
     });
     this.chat.addEventListener("thread", () => this.#draw());
     this.chat.addEventListener("unsaved", ({ detail }) =>
-      this.#notice(new Error(`The conversation could not be kept: ${detail}`)),
+      this.#notice("library", new Error(`The conversation could not be kept: ${detail}`)),
     );
   }
 
@@ -210,10 +212,10 @@ class Page {
     this.#askingModels = true;
     try {
       this.models.offer(await this.#api.models());
-      $("notice").replaceChildren();
+      this.#forget("models");
     } catch (error) {
       this.#sendWhenKnown = false;
-      this.#notice(error, () => this.#offerModels());
+      this.#notice("models", error, () => this.#offerModels());
     }
     this.#askingModels = false;
     if (this.#sendWhenKnown) {
@@ -222,8 +224,16 @@ class Page {
     }
   }
 
-  #notice(error, retry = null) {
-    $("notice").replaceChildren(errorCard(error, { retry }));
+  // An error stands beside those about other things, and until this one is over.
+  #notice(about, error, retry = null) {
+    this.#forget(about);
+    this.#notices.set(about, errorCard(error, { retry }));
+    $("notice").append(this.#notices.get(about));
+  }
+
+  #forget(about) {
+    this.#notices.get(about)?.remove();
+    this.#notices.delete(about);
   }
 
   #draw() {
