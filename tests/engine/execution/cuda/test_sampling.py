@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from tests.engine.execution.sampling_step import SamplingStep
 from tests.engine.execution.test_sampling_batches import Some, made_logits, made_row
-from truss_model.engine.execution.cuda.sampling import LARGEST, SMALLEST, TritonSampling, block_for
+from truss_model.engine.execution.cuda.sampling import LARGEST, SMALLEST, TritonSampling, block_for, group_for
 from truss_model.engine.execution.cuda.shares import MOST_TOKENS, ordered, shares_of, unordered
 from truss_model.engine.execution.sampler import Sampled
-from truss_model.engine.execution.sampling import Sample, torch_sample
+from truss_model.engine.execution.sampling import AT_ONCE, Sample, torch_sample
 from truss_model.engine.generation import Generation
 from truss_model.engine.sampling_params import SamplingParams
 from truss_model.engine.scheduling.row import Row
@@ -164,3 +164,15 @@ def test_rows_of_no_numbers_end_and_get_a_token() -> None:
 def test_blocks_are_of_sizes_that_kernels_are_compiled_for(vocab: int) -> None:
     assert SMALLEST <= block_for(vocab) <= LARGEST
     assert (1 << 44) * MOST_TOKENS < 1 << 63
+
+
+@pytest.mark.parametrize("vocab", [1000, 32003, 128256, 262144])
+def test_groups_of_rows_begin_at_addresses_of_one_alignment(vocab: int) -> None:
+    group = group_for(vocab, AT_ONCE)
+    assert group > 0
+    assert group % 16 == 0
+    assert group * vocab <= AT_ONCE
+
+
+def test_a_vocabulary_of_which_few_rows_fit_is_drawn_for_in_groups_of_them() -> None:
+    assert [group_for(vocab, AT_ONCE) for vocab in (AT_ONCE // 3, 2 * AT_ONCE)] == [3, 1]

@@ -28,6 +28,16 @@ def warps_for(block: int) -> int:
     return 4 if block <= 1024 else 8
 
 
+def group_for(vocab: int, at_once: int) -> int:
+    """Rows that are drawn for at a time, of at most at_once logits, or one.
+
+    A multiple of 16 where it can be: then all groups' tensors are aligned alike, and Triton, which compiles for the
+    alignment of its pointers, does it once.
+    """
+    rows = at_once // vocab
+    return rows // 16 * 16 or max(1, rows)
+
+
 class TritonSampling:
     """A Sample. Rows are drawn for in groups of at most at_once logits, for each of which it takes 20 bytes."""
 
@@ -46,7 +56,7 @@ class TritonSampling:
             choice.own = torch.empty(rows, dtype=torch.float32, device=logits.device)
             choice.top = torch.empty(rows, most, dtype=torch.float32, device=logits.device)
             choice.ids = torch.empty(rows, most, dtype=torch.int64, device=logits.device)
-        some = max(1, self._at_once // vocab)
+        some = group_for(vocab, self._at_once)
         for first in range(0, rows, some):
             self._sample_some(slice(first, min(first + some, rows)), logits, state, fields, choice)
         return choice
