@@ -1,6 +1,7 @@
 """Random batches, in which rows come, leave, change places and are preempted, against the definitions of sampling."""
 
 import functools
+import math
 import random
 from collections.abc import Callable
 
@@ -199,6 +200,19 @@ def test_a_top_p_beside_a_bound_cuts_on_its_side(sample: str) -> None:
         row = Row(Generation(1, 1, lambda *_: None), 0, [1], 1, SamplingParams(top_p=top_p), 0)
         row.random = Uniform(1 - 2**-53)  # the last token that is kept
         assert step(logits[None], [row]).tokens == [int(order[np.searchsorted(upto, top_p * upto[-1])])]
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_scores_that_are_equally_far_from_the_highest_in_float32_stay_in_their_order(sample: str) -> None:
+    """And -0 is 0."""
+    logits = torch.tensor([[*(-1e-30 * i for i in range(20)), 1.0, *(1e-30 * i for i in range(20))]])
+    step = SamplingStep(EOS, 41, sample=SAMPLES[sample]())
+    row = Row(Generation(1, 1, lambda *_: None), 0, [1], 1, SamplingParams(top_k=30), 0)
+    order = [20, *range(40, 21, -1), 0, 21, *range(1, 20)]
+    assert order == logits[0].sort(descending=True, stable=True).indices.tolist()
+    for at in range(30):
+        row.random = Uniform((math.e + at - 0.5) / (math.e + 29))
+        assert step(logits, [row]).tokens == [order[at]]
 
 
 def test_what_is_known_of_the_rows_of_one_runner_is_not_taken_for_those_of_another() -> None:

@@ -74,14 +74,22 @@ static int64_t draw(const float *scores, long blocks, float highest, float least
 }
 
 struct candidate {
-    uint32_t distance; /* from the highest score; the bits of a float >= 0 are in its order */
+    uint32_t order; /* lower for a higher score */
     int32_t id;
 };
 
-static float distance(struct candidate c) {
-    float d;
-    memcpy(&d, &c.distance, sizeof d);
-    return d;
+static uint32_t order_of(float score) {
+    uint32_t bits;
+    score += 0.0f; /* no -0, which is another number by its bits */
+    memcpy(&bits, &score, sizeof bits);
+    return bits >> 31 ? bits : bits ^ 0x7fffffff;
+}
+
+static float score_of(struct candidate c) {
+    const uint32_t bits = c.order >> 31 ? c.order : c.order ^ 0x7fffffff;
+    float score;
+    memcpy(&score, &bits, sizeof score);
+    return score;
 }
 
 /* The tokens that are not farther than `reach`. */
@@ -93,8 +101,7 @@ static long gather(const float *scores, long blocks, float highest, const float 
         for (long i = b * BLOCK; i < (b + 1) * BLOCK; i += LANES)
             for (uint32_t near = lanes_of(highest - *(const vf *)(scores + i) <= reach); near; near &= near - 1) {
                 long id = i + __builtin_ctz(near);
-                float d = highest - scores[id] + 0.0f; /* no -0, whose bits are high */
-                memcpy(&into[count].distance, &d, sizeof d);
+                into[count].order = order_of(scores[id]);
                 into[count++].id = id;
             }
     }
@@ -118,13 +125,13 @@ static double beyond(const float *scores, const float *shares, const double *sum
     return far;
 }
 
-/* Nearest first; equal ones stay in their order. Three rounds by 11 bits; returns where they lie, c or other. */
+/* The highest first; equal ones stay in their order. Three rounds by 11 bits; returns where they lie, c or other. */
 static struct candidate *sort(struct candidate *c, struct candidate *other, long n) {
     if (n <= 48) {
         for (long i = 1; i < n; i++) {
             struct candidate moved = c[i];
             long at = i;
-            for (; at > 0 && c[at - 1].distance > moved.distance; at--) c[at] = c[at - 1];
+            for (; at > 0 && c[at - 1].order > moved.order; at--) c[at] = c[at - 1];
             c[at] = moved;
         }
         return c;
@@ -132,25 +139,25 @@ static struct candidate *sort(struct candidate *c, struct candidate *other, long
     static _Thread_local uint32_t begins[3][2048];
     memset(begins, 0, sizeof begins);
     for (long i = 0; i < n; i++)
-        for (int round = 0; round < 3; round++) begins[round][c[i].distance >> 11 * round & 2047]++;
+        for (int round = 0; round < 3; round++) begins[round][c[i].order >> 11 * round & 2047]++;
     for (int round = 0; round < 3; round++) {
         uint32_t sum = 0;
         for (int b = 0; b < 2048; b++) {
             uint32_t here = begins[round][b];
             begins[round][b] = sum, sum += here;
         }
-        for (long i = 0; i < n; i++) other[begins[round][c[i].distance >> 11 * round & 2047]++] = c[i];
+        for (long i = 0; i < n; i++) other[begins[round][c[i].order >> 11 * round & 2047]++] = c[i];
         struct candidate *swap = c;
         c = other, other = swap;
     }
     return c;
 }
 
-static double shares_of(const struct candidate *c, long n, double *shares) {
+static double shares_of(const struct candidate *c, long n, float highest, double *shares) {
     double sum = 0;
     for (long i = 0; i < n; i += HALF) {
         vd x;
-        for (long l = 0; l < HALF; l++) x[l] = i + l < n ? -(double)distance(c[i + l]) : -1000.0;
+        for (long l = 0; l < HALF; l++) x[l] = i + l < n ? (double)(score_of(c[i + l]) - highest) : -1000.0;
         *(vd *)(shares + i) = exp_double(x);
         sum += double_total(*(vd *)(shares + i));
     }
@@ -183,7 +190,7 @@ static int64_t draw_in_order(const struct sampled_row *row, float highest, float
     if (!top_k) count = gather(scores, blocks, highest, high, reaches[r], room->some);
     const struct candidate *c = sort(room->some, room->some + blocks * BLOCK, count);
     const double *shares = room->ordered;
-    whole = shares_of(c, count, room->ordered) + far;
+    whole = shares_of(c, count, highest, room->ordered) + far;
     end = top_k && top_k < count ? top_k : count;
     if (top_k)
         for (i = 0, whole = 0; i < end; i++) whole += shares[i];
@@ -192,7 +199,7 @@ static int64_t draw_in_order(const struct sampled_row *row, float highest, float
         found = 0;
         for (i = 0; i < end; found += shares[i++]) {
             decides |= far && top_p < 1 && fabs(found - top_p * whole) <= QUICK * far;
-            if (i && ((top_p < 1 && found >= top_p * whole) || scores[c[i].id] < least)) break;
+            if (i && ((top_p < 1 && found >= top_p * whole) || score_of(c[i]) < least)) break;
         }
         if (!decides) break;
         whole = exact_sums(scores, blocks, highest, -INFINITY, room->sums), far = 0;

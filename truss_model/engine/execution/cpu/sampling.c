@@ -10,8 +10,8 @@ static void insert(float *top, int64_t *ids, long *count, long most, float x, lo
     top[at] = x, ids[at] = id;
 }
 
-/* The highest logits, minus `whole`. No token below the highest ones of so many blocks is among them. */
-static void most_likely_ones(const struct sampled_row *row, const float *high, float whole) {
+/* The highest logits and their tokens. No token below the highest ones of so many blocks is among them. */
+static void most_likely_ones(const struct sampled_row *row, const float *high) {
     const float *x = row->logits;
     const long most = row->most, blocks = blocks_of(row->vocab);
     long count = 0;
@@ -32,10 +32,9 @@ static void most_likely_ones(const struct sampled_row *row, const float *high, f
         }
     }
     for (; count < most; count++) row->top[count] = -INFINITY, row->ids[count] = 0; /* there are NaN among the logits */
-    for (long j = 0; j < most; j++) row->top[j] -= whole;
 }
 
-/* log sum e^x. */
+/* log sum e^(x - high). */
 static float log_sum(const float *x, long n, float high) {
     double sum = 0;
     long i = 0;
@@ -46,7 +45,7 @@ static float log_sum(const float *x, long n, float high) {
         sum += float_total(part);
     }
     for (; i < n; i++) sum += expf(x[i] - high);
-    return high + logf(sum);
+    return logf(sum);
 }
 
 /* Memory of this thread that is used again; rows of one step are all of one size. */
@@ -89,9 +88,11 @@ int64_t sample_row(const struct sampled_row *row) {
         row->changed[token / 32] |= (uint32_t)1 << token % 32;
     }
     if (row->numbers[LOGPROBS] >= 0) {
-        float whole = log_sum(row->logits, row->vocab, highest_by_block(row->logits, row->vocab, room.high));
-        most_likely_ones(row, room.high, whole);
-        *row->own = row->logits[token] - whole;
+        const float highest = highest_by_block(row->logits, row->vocab, room.high);
+        const float whole = log_sum(row->logits, row->vocab, highest);
+        most_likely_ones(row, room.high);
+        for (long i = 0; i < row->most; i++) row->top[i] = row->top[i] - highest - whole;
+        *row->own = row->logits[token] - highest - whole;
     }
     return token;
 }
