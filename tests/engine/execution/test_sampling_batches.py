@@ -203,6 +203,32 @@ def test_a_top_p_beside_a_bound_cuts_on_its_side(sample: str) -> None:
 
 
 @pytest.mark.parametrize("sample", SAMPLES)
+@pytest.mark.parametrize("top_p", [0.25, 0.5, 0.75])
+def test_a_top_p_that_equal_scores_reach_exactly_cuts_there(sample: str, top_p: float) -> None:
+    """The others' shares, some 1e-17 each, are lost in float64 when they are added one by one to the first ones."""
+    logits = torch.full((1, 300), -39.0)
+    logits[0, [5, 7, 100, 299]] = 0.0
+    step = SamplingStep(EOS, 300, sample=SAMPLES[sample]())
+    row = Row(Generation(1, 1, lambda *_: None), 0, [1], 1, SamplingParams(top_p=top_p), 0)
+    row.random = Uniform(1 - 2**-53)
+    assert step(logits, [row]).tokens == [{0.25: 5, 0.5: 7, 0.75: 100}[top_p]]
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.parametrize("sample", SAMPLES)
+@pytest.mark.parametrize("beside", [SamplingParams(), SamplingParams(top_logprobs=1)])
+def test_scores_that_overflow_give_the_first_of_them_whatever_the_other_rows_ask_for(
+    sample: str, beside: SamplingParams
+) -> None:
+    logits = torch.zeros(2, 40)
+    logits[:, 3], logits[:, 7] = 2e38, 3e38
+    step, rows = SamplingStep(EOS, 40, sample=SAMPLES[sample]()), list[Row]()
+    for params in (SamplingParams(temperature=0.5), beside):
+        rows.append(Row(Generation(1, 1, lambda *_: None), 0, [1], 1, params, 0))
+    assert step(logits, rows).tokens == [3, 7]
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
 def test_scores_that_are_equally_far_from_the_highest_in_float32_stay_in_their_order(sample: str) -> None:
     """And -0 is 0."""
     logits = torch.tensor([[*(-1e-30 * i for i in range(20)), 1.0, *(1e-30 * i for i in range(20))]])

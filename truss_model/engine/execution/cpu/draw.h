@@ -54,7 +54,7 @@ static int64_t find(const float *scores, long blocks, float highest, float least
                 if (scores[i + l] < least || shares[l] == 0) continue;
                 last = i + l;
                 if (here + shares[l] > target) {
-                    *margin = here + shares[l] - target < target - here ? here + shares[l] - target : target - here;
+                    *margin = fmin(here + shares[l] - target, target - here);
                     return last;
                 }
                 here += shares[l];
@@ -119,7 +119,7 @@ static double beyond(const float *scores, const float *shares, const double *sum
         }
         vf sum = {0};
         for (long i = b * BLOCK; i < (b + 1) * BLOCK; i += LANES)
-            sum += (vf)(*(const vi *)(shares + i) & ~(highest - *(const vf *)(scores + i) <= reach));
+            sum += (vf)((vi)(*(const vf *)(shares + i)) & ~(highest - *(const vf *)(scores + i) <= reach));
         far += float_total(sum);
     }
     return far;
@@ -153,13 +153,14 @@ static struct candidate *sort(struct candidate *c, struct candidate *other, long
     return c;
 }
 
+/* Their sum is taken one by one, as torch does. */
 static double shares_of(const struct candidate *c, long n, float highest, double *shares) {
     double sum = 0;
     for (long i = 0; i < n; i += HALF) {
         vd x;
         for (long l = 0; l < HALF; l++) x[l] = i + l < n ? (double)(score_of(c[i + l]) - highest) : -1000.0;
         *(vd *)(shares + i) = exp_double(x);
-        sum += double_total(*(vd *)(shares + i));
+        for (long l = 0; l < HALF; l++) sum += shares[i + l];
     }
     return sum;
 }
@@ -170,42 +171,51 @@ struct room {
     struct candidate *some; /* twice as many as scores */
 };
 
-/* In falling order of the scores, cut by top_k, top_p and the least score. */
+/* In falling order of the scores, cut by top_k, top_p and the least score.
+ *
+ * Where the sum of the shares beyond the sorted ones could decide where top_p cuts, it is taken in double; where its last
+ * bits could, which is so for equal scores with nearly all of the whole, everything is sorted, as the definition does. */
 static int64_t draw_in_order(const struct sampled_row *row, float highest, float least, const struct room *room) {
     static const float reaches[] = {2, 4, 6, 8, 10, 12, 16, 24, 48, 3.4e38f};
     const long last = sizeof reaches / sizeof *reaches - 1, blocks = blocks_of(row->vocab);
     const long top_k = row->numbers[TOP_K] < row->vocab ? (long)row->numbers[TOP_K] : 0;
-    const double top_p = row->numbers[TOP_P];
+    const double top_p = row->numbers[TOP_P], last_bits = blocks * BLOCK * 0x1p-53;
     const float *scores = room->scores, *high = room->high;
-    double whole = 0, far = 0, found;
-    long count = 0, end, i, r = 0;
+    struct candidate *some = room->some, *other = some + blocks * BLOCK;
+    double whole = 0, far = 0, error = 0, found;
+    long count = 0, i, r = 0;
     if (!top_k) whole = quick_sums(scores, blocks, highest, -INFINITY, room->shares, room->sums);
     for (;; r++) {
         if (top_k)
-            count = gather(scores, blocks, highest, high, reaches[r], room->some);
+            count = gather(scores, blocks, highest, high, reaches[r], some);
         else
             far = beyond(scores, room->shares, room->sums, blocks, highest, high, reaches[r]);
         if (r == last || (top_k ? count >= top_k : far + 4 * QUICK * whole < (1 - top_p) * whole)) break;
     }
-    if (!top_k) count = gather(scores, blocks, highest, high, reaches[r], room->some);
-    const struct candidate *c = sort(room->some, room->some + blocks * BLOCK, count);
-    const double *shares = room->ordered;
+    if (!top_k) count = gather(scores, blocks, highest, high, reaches[r], some);
+    const struct candidate *c = sort(some, other, count);
+    if (top_k && top_k < count) count = top_k;
     whole = shares_of(c, count, highest, room->ordered) + far;
-    end = top_k && top_k < count ? top_k : count;
-    if (top_k)
-        for (i = 0, whole = 0; i < end; i++) whole += shares[i];
-    for (;;) {
-        int decides = 0; /* whether what is not known of the others' sum could */
+    if (!top_k && r < last) error = QUICK * far + last_bits * whole;
+    for (int exact = 0;; exact = 1) {
+        int unsure = 0;
         found = 0;
-        for (i = 0; i < end; found += shares[i++]) {
-            decides |= far && top_p < 1 && fabs(found - top_p * whole) <= QUICK * far;
+        for (i = 0; i < count; found += room->ordered[i++]) {
+            unsure |= fabs(found - top_p * whole) <= error;
             if (i && ((top_p < 1 && found >= top_p * whole) || score_of(c[i]) < least)) break;
         }
-        if (!decides) break;
-        whole = exact_sums(scores, blocks, highest, -INFINITY, room->sums), far = 0;
+        if (!unsure || !error) break;
+        if (!exact) {
+            whole = exact_sums(scores, blocks, highest, -INFINITY, room->sums), error = last_bits * whole;
+        } else {
+            count = gather(scores, blocks, highest, high, reaches[last], some);
+            c = sort(some, other, count);
+            whole = shares_of(c, count, highest, room->ordered), error = 0;
+        }
     }
     double target = row->uniform * SCALE * found, upto = 0;
-    for (end = i, i = 0; i < end - 1; i++)
-        if ((upto += shares[i]) > target) break;
+    const long kept = i;
+    for (i = 0; i < kept - 1; i++)
+        if ((upto += room->ordered[i]) > target) break;
     return c[i].id;
 }
