@@ -241,6 +241,14 @@ def test_scores_that_are_equally_far_from_the_highest_in_float32_stay_in_their_o
         assert step(logits, [row]).tokens == [order[at]]
 
 
+@pytest.mark.parametrize("sample", ["torch", "C"])
+def test_an_offset_of_all_logits_leaves_the_log_probabilities(sample: str) -> None:
+    """The logarithm of the sum is no difference of large numbers."""
+    logits = torch.randn(1, 600, generator=torch.Generator().manual_seed(7)).round() + 1e6
+    row = Row(Generation(1, 1, lambda *_: None), 0, [1], 1, SamplingParams(temperature=0.0, top_logprobs=20), 0)
+    check(SamplingStep(EOS, 600, sample=SAMPLES[sample]()), logits, [row])
+
+
 def test_what_is_known_of_the_rows_of_one_runner_is_not_taken_for_those_of_another() -> None:
     rng, kernel = random.Random(6), kernel_sample()
     for token in (7, 9):
