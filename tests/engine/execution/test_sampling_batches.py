@@ -112,6 +112,13 @@ def check(step: SamplingStep, logits: torch.Tensor, rows: list[Row]) -> None:
             assert len({i for i, _ in got.top}) == len(got.top)
 
 
+def take(step: SamplingStep, rows: list[Row]) -> None:
+    """The tokens that the step gave."""
+    for row, token in zip(rows, step.tokens, strict=True):
+        row.tokens.append(token)
+        assert row.accept(token) is None
+
+
 @pytest.mark.parametrize(
     ("sample", "group"),
     [(name, i) for name in SAMPLES for i in range(1 if "some" in name or "Triton" in name else GROUPS)],
@@ -131,9 +138,7 @@ def test_every_token_is_the_one_that_the_definitions_give(sample: str, group: in
             for row in rows:
                 row.admissions += rng.random() < 0.1
             check(step, made_logits(rng, len(rows), vocab), rows)
-            for row, token in zip(rows, step.tokens, strict=True):
-                row.tokens.append(token)
-                assert row.accept(token) is None
+            take(step, rows)
 
 
 @pytest.mark.parametrize("sample", ["torch", "C"])
@@ -145,9 +150,7 @@ def test_vocabularies_of_several_blocks(sample: str) -> None:
         rows = [made_row(rng, vocab) for _ in range(8)]
         for _ in range(4):
             check(step, made_logits(rng, 8, vocab), rows)
-            for row, token in zip(rows, step.tokens, strict=True):
-                row.tokens.append(token)
-                assert row.accept(token) is None
+            take(step, rows)
 
 
 def shares(logits: torch.Tensor) -> npt.NDArray[np.float64]:
@@ -166,6 +169,13 @@ class Uniform(random.Random):
         return self._number
 
 
+def new_row(params: SamplingParams, number: float = 0.5) -> Row:
+    """With a prompt of one token; draws with this number."""
+    row = Row(Generation(1, 1, lambda *_: None), 0, [1], 1, params, 0)
+    row.random = Uniform(number)
+    return row
+
+
 @pytest.mark.parametrize("sample", ["torch", "C"])
 @pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(top_k=2000), SamplingParams(top_p=0.9999)])
 def test_a_number_beside_a_bound_gets_the_token_of_its_side(sample: str, params: SamplingParams) -> None:
@@ -182,9 +192,7 @@ def test_a_number_beside_a_bound_gets_the_token_of_its_side(sample: str, params:
         at = rng.randrange(len(kept) // 2)
         wanted, rows = [], list[Row]()
         for side in (-1, 1):
-            row = Row(Generation(1, 1, lambda *_: None), 0, [1], 1, params, 0)
-            row.random = Uniform(kept[at] / kept[-1] * (1 + side * 1e-10))
-            rows.append(row)
+            rows.append(new_row(params, kept[at] / kept[-1] * (1 + side * 1e-10)))
             wanted.append(int(ids[at + (side > 0)]))
         assert step(logits.expand(2, -1), rows).tokens == wanted
 
@@ -197,8 +205,7 @@ def test_a_top_p_beside_a_bound_cuts_on_its_side(sample: str) -> None:
         order = np.argsort(-logits.numpy(), kind="stable")
         upto = shares(logits)[order].cumsum()
         top_p = float(np.float32(upto[rng.randrange(100, 600)] / upto[-1]))
-        row = Row(Generation(1, 1, lambda *_: None), 0, [1], 1, SamplingParams(top_p=top_p), 0)
-        row.random = Uniform(1 - 2**-53)  # the last token that is kept
+        row = new_row(SamplingParams(top_p=top_p), 1 - 2**-53)  # the last token that is kept
         assert step(logits[None], [row]).tokens == [int(order[np.searchsorted(upto, top_p * upto[-1])])]
 
 
@@ -209,8 +216,7 @@ def test_a_top_p_that_equal_scores_reach_exactly_cuts_there(sample: str, top_p: 
     logits = torch.full((1, 300), -39.0)
     logits[0, [5, 7, 100, 299]] = 0.0
     step = SamplingStep(EOS, 300, sample=SAMPLES[sample]())
-    row = Row(Generation(1, 1, lambda *_: None), 0, [1], 1, SamplingParams(top_p=top_p), 0)
-    row.random = Uniform(1 - 2**-53)
+    row = new_row(SamplingParams(top_p=top_p), 1 - 2**-53)
     assert step(logits, [row]).tokens == [{0.25: 5, 0.5: 7, 0.75: 100}[top_p]]
 
 
@@ -222,9 +228,8 @@ def test_scores_that_overflow_give_the_first_of_them_whatever_the_other_rows_ask
 ) -> None:
     logits = torch.zeros(2, 40)
     logits[:, 3], logits[:, 7] = 2e38, 3e38
-    step, rows = SamplingStep(EOS, 40, sample=SAMPLES[sample]()), list[Row]()
-    for params in (SamplingParams(temperature=0.5), beside):
-        rows.append(Row(Generation(1, 1, lambda *_: None), 0, [1], 1, params, 0))
+    step = SamplingStep(EOS, 40, sample=SAMPLES[sample]())
+    rows = [new_row(SamplingParams(temperature=0.5)), new_row(beside)]
     assert step(logits, rows).tokens == [3, 7]
 
 
@@ -233,7 +238,7 @@ def test_scores_that_are_equally_far_from_the_highest_in_float32_stay_in_their_o
     """And -0 is 0."""
     logits = torch.tensor([[*(-1e-30 * i for i in range(20)), 1.0, *(1e-30 * i for i in range(20))]])
     step = SamplingStep(EOS, 41, sample=SAMPLES[sample]())
-    row = Row(Generation(1, 1, lambda *_: None), 0, [1], 1, SamplingParams(top_k=30), 0)
+    row = new_row(SamplingParams(top_k=30))
     order = [20, *range(40, 21, -1), 0, 21, *range(1, 20)]
     assert order == logits[0].sort(descending=True, stable=True).indices.tolist()
     for at in range(30):
@@ -245,7 +250,7 @@ def test_scores_that_are_equally_far_from_the_highest_in_float32_stay_in_their_o
 def test_an_offset_of_all_logits_leaves_the_log_probabilities(sample: str) -> None:
     """The logarithm of the sum is no difference of large numbers."""
     logits = torch.randn(1, 600, generator=torch.Generator().manual_seed(7)).round() + 1e6
-    row = Row(Generation(1, 1, lambda *_: None), 0, [1], 1, SamplingParams(temperature=0.0, top_logprobs=20), 0)
+    row = new_row(SamplingParams(temperature=0.0, top_logprobs=20))
     check(SamplingStep(EOS, 600, sample=SAMPLES[sample]()), logits, [row])
 
 
@@ -253,9 +258,8 @@ def test_what_is_known_of_the_rows_of_one_runner_is_not_taken_for_those_of_anoth
     rng, kernel = random.Random(6), kernel_sample()
     for token in (7, 9):
         params = SamplingParams(temperature=0.0, logit_bias={token: 100.0})
-        row = Row(Generation(1, 1, lambda *_: None), 0, [1], 1, params, 0)
         step = SamplingStep(EOS, 40, sample=kernel)
-        assert step(made_logits(rng, 1, 40), [row]).tokens == [token]
+        assert step(made_logits(rng, 1, 40), [new_row(params)]).tokens == [token]
 
 
 def test_more_rows_than_slots_in_all_take_turns() -> None:
@@ -265,9 +269,7 @@ def test_more_rows_than_slots_in_all_take_turns() -> None:
     for _ in range(30):
         rows = rng.sample(waiting, 3)
         check(step, made_logits(rng, 3, 40), rows)
-        for row, token in zip(rows, step.tokens, strict=True):
-            row.tokens.append(token)
-            assert row.accept(token) is None
+        take(step, rows)
 
 
 @pytest.mark.parametrize("sample", SAMPLES)
@@ -283,7 +285,7 @@ def test_scores_that_are_no_numbers_leave_the_likeliest_token(sample: str) -> No
 
     step, rows = SamplingStep(EOS, 70, sample=SAMPLES[sample]()), list[Row]()
     for params in (SamplingParams(), SamplingParams(top_p=0.9), SamplingParams(top_k=3, min_p=0.5)):
-        rows += [Row(Generation(1, 1, lambda *_: None), 0, [1], 1, params, 0) for _ in range(2)]
+        rows += [new_row(params) for _ in range(2)]
         rows[-1].constraint = Nothing()
     logits = torch.zeros(len(rows), 70)
     logits[::2, 7] = float("inf")

@@ -98,10 +98,10 @@ def _numbers(state: SamplingState, slots: torch.Tensor) -> dict[str, torch.Tenso
 def _draw(logits: torch.Tensor, numbers: dict[str, torch.Tensor], uniform: torch.Tensor) -> torch.Tensor:
     """Tokens by temperature and min_p, greedy where the temperature is 0; [rows]."""
     scores = logits.float() / numbers["temperature"].masked_fill(numbers["temperature"] == 0, 1.0)
-    highest, likeliest = scores.amax(-1, keepdim=True), scores.argmax(-1)
+    highest, likeliest = scores.max(-1, keepdim=True)
     scores = scores.masked_fill_(scores < highest + numbers["least"], OFF)
     drawn = _invert((scores - highest).double().exp_(), uniform)
-    return torch.where(_certain(numbers, highest), likeliest, drawn)
+    return torch.where(_certain(numbers, highest), likeliest[:, 0], drawn)
 
 
 def _draw_in_order(logits: torch.Tensor, numbers: dict[str, torch.Tensor], uniform: torch.Tensor) -> torch.Tensor:

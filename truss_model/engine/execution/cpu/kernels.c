@@ -212,8 +212,8 @@ static void sampling_task(const void *job, long i) {
         .logits = j->logits + i * j->vocab, .numbers = j->numbers + slot * j->fields, .counts = j->counts + slot * j->vocab,
         .bias = j->bias + slot * j->vocab, .mask = j->mask_of[i] < 0 ? 0 : j->masks + j->mask_of[i] * words,
         .ends = j->ends, .changed = j->changed + slot * words, .known = j->known + slot, .tenancy = j->tenancies[slot],
-        .uniform = j->uniform[i], .vocab = j->vocab, .context = j->contexts[i], .end_count = j->end_count, .own = j->own + i, .top = j->top + i * j->most, .ids = j->ids + i * j->most,
-        .most = j->most,
+        .uniform = j->uniform[i], .vocab = j->vocab, .context = j->contexts[i], .end_count = j->end_count,
+        .own = j->own + i, .top = j->top + i * j->most, .ids = j->ids + i * j->most, .most = j->most,
     };
     j->tokens[i] = sample_row(&row);
 }

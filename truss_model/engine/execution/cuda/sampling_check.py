@@ -20,6 +20,7 @@ from truss_model.engine.scheduling.row import Row
 
 logger = logging.getLogger(__name__)
 
+FAILED = "Sampling by plain torch, as its kernels fail: %s."
 EOS = frozenset({2, 5})
 DRAWS = (
     SamplingParams(temperature=0.0),
@@ -63,10 +64,10 @@ class CheckedSampling:
             if poisons(error):
                 raise
             what = f"{type(error).__name__}: {error}".partition("\n")[0]
-            logger.warning("Sampling by plain torch, as its kernels fail: %s.", what, exc_info=True)
+            logger.warning(FAILED, what, exc_info=True)
             return
         if difference:
-            logger.warning("Sampling by plain torch, as its kernels fail: %s.", difference)
+            logger.warning(FAILED, difference)
             return
         self.sample = self._kernels
         logger.info("Sampling by kernels, compared with plain torch in %.1f s.", time.monotonic() - began)
